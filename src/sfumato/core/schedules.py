@@ -1,0 +1,93 @@
+"""Numbers that depend on the step: functions of the step alone, so that a resumed run has the same ones."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import final
+
+from sfumato.core.spec import Count, Probability, register
+
+
+class Schedule(ABC):
+    """A factor in [0, 1] for each step, counted from 0."""
+
+    spec_kind = "schedule"
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the factor of ``step``."""
+
+
+@final
+@register("schedule")
+class Constant(Schedule):
+    """The factor 1 at every step.
+
+    >>> Constant()(1000)
+    1.0
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, step: int) -> float:
+        return 1.0
+
+
+@final
+@register("schedule")
+class WarmUp(Schedule):
+    """A straight line from ``start`` at step 0 to exactly 1 at step ``steps``, and 1 from there on.
+
+    Reference: Ladder Variational Autoencoders, Sonderby et al., 2016, https://arxiv.org/abs/1602.02282 (warm-up of the
+    KL term).
+
+    Args:
+        steps: the first step at which the factor is 1.
+        start: the factor at step 0.
+
+    >>> [WarmUp(steps=4)(step) for step in (0, 2, 4, 9)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: Count, start: Probability = 0.0) -> None:
+        self.steps = steps
+        self.start = start
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return 1.0
+        return self.start + (1 - self.start) * step / self.steps
+
+
+@final
+@register("schedule")
+class WarmUpCosine(Schedule):
+    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``floor`` at step ``steps``: for learning rates.
+
+    Reference: SGDR, Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983.
+
+    Args:
+        steps: the step at which ``floor`` is reached.
+        warmup: the steps before the peak.
+        floor: the factor at the end.
+
+    >>> schedule = WarmUpCosine(steps=10, warmup=2)
+    >>> [round(schedule(step), 2) for step in (0, 1, 2, 6, 10, 11)]
+    [0.5, 1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    def __init__(self, steps: Count, warmup: Count = 0, floor: Probability = 0.0) -> None:
+        self.steps = steps
+        self.warmup = warmup
+        self.floor = floor
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+__all__ = ["Constant", "Schedule", "WarmUp", "WarmUpCosine"]
