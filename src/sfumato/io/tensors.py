@@ -54,7 +54,7 @@ def refuse_pickle(data: bytes, source: str) -> None:
     """Raise UserError when ``data`` begins as a pickle or a zip of pickles does; it is never opened."""
     if data.startswith(_PICKLES):
         raise UserError(
-            f"{source} is a pickle, which can run any program when it is opened, so sfumato does not open it. "
+            f"{source} is a pickle (or a zip of them), which can run any program when opened, so it is not opened. "
             "Use a model folder written by sfumato (config.json and model.safetensors)."
         )
 
