@@ -132,9 +132,12 @@ class Terms:
     def _per_example(self, values: Tensor, level: Level) -> Tensor:
         """Sum over the event of ``level``, average over samples."""
         batch, size = self.x.shape[0], level.z[0, 0].numel()
-        return values.expand(*values.shape[: values.ndim - level.z.ndim + 2], *level.z.shape[2:]).reshape(
-            -1, batch, size
-        ).sum(-1).mean(0)
+        return (
+            values.expand(*values.shape[: values.ndim - level.z.ndim + 2], *level.z.shape[2:])
+            .reshape(-1, batch, size)
+            .sum(-1)
+            .mean(0)
+        )
 
 
 def sum_levels(values: list[Tensor]) -> Tensor:

@@ -1,0 +1,5 @@
+"""Models bind the parts; the only place where z flows from q to p."""
+
+from sfumato.models.vae import VAE
+
+__all__ = ["VAE"]

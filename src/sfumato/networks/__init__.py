@@ -1,0 +1,7 @@
+"""Networks: tensor to tensor, no probability. Each has ``in_shape`` and ``out_shape`` and takes any leading dimensions."""
+
+from sfumato.networks.convolution import ConvDecoder, ConvEncoder
+from sfumato.networks.label import WithLabel
+from sfumato.networks.mlp import MLP
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "WithLabel"]

@@ -1,0 +1,6 @@
+"""Posteriors: q(z | x), or q(z | x, y). Each call returns a ``torch.distributions.Distribution`` per example."""
+
+from sfumato.posteriors.diagonal_gaussian import DiagonalGaussian
+from sfumato.posteriors.dirac import Dirac
+
+__all__ = ["DiagonalGaussian", "Dirac"]

@@ -1,0 +1,7 @@
+"""Training: one readable loop, exact resume, a guard against steps that go wrong."""
+
+from sfumato.training.config import TrainingConfig
+from sfumato.training.listener import Listener
+from sfumato.training.loop import Outcome, Trainer
+
+__all__ = ["Listener", "Outcome", "Trainer", "TrainingConfig"]

@@ -1,0 +1,87 @@
+r"""A mixture of unit normals of which the label, where there is one, names the component."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, constraints, register_kl
+from torch.nn import functional as F
+
+from sfumato.core.gaussians import as_normal, independent_normal
+
+
+@final
+class LabelledMixture(Distribution):
+    r"""p(z | y) = N(z; mu_y, s^2 I) where y is known, and p(z) = sum_y p(y) N(z; mu_y, s^2 I) where it is not.
+
+    KL to it has a closed form for a normal and a known label; entries of unknown ones are NaN (``partly_closed_form``).
+
+    Reference: Semi-Supervised Learning with Deep Generative Models, Kingma et al., 2014,
+    https://arxiv.org/abs/1406.5298; the learned class means: Su Jianlin's conditional VAE (see the article page).
+
+    Args:
+        means: mu, (classes, latent).
+        log_weights: log p(y), (classes,), nats.
+        y: class numbers, (batch,), -1 where unknown; None: one distribution with an unknown label, batch shape ().
+        scale: s.
+
+    ``log_prob`` takes (..., batch, latent) and returns nats, (..., batch).
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    partly_closed_form = True
+
+    def __init__(self, means: Tensor, log_weights: Tensor, y: Tensor | None = None, scale: float = 1.0) -> None:
+        self.means, self.log_weights, self.y, self.scale = means, log_weights, y, scale
+        super().__init__(torch.Size(() if y is None else y.shape), means.shape[1:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(z | y), or log p(z) where y is unknown."""
+        components = self.log_components(value)
+        mixture = torch.logsumexp(components + self.log_weights, -1)
+        if self.y is None:
+            return mixture
+        index = self.y.clamp(min=0).unsqueeze(-1).expand(*components.shape[:-1], 1)
+        return torch.where(self.y >= 0, components.gather(-1, index).squeeze(-1), mixture)
+
+    def log_components(self, value: Tensor) -> Tensor:
+        """Return log p(z | y) in nats for every class: (..., classes)."""
+        squared = (value.unsqueeze(-2) - self.means).square().sum(-1) / self.scale**2
+        return -0.5 * (squared + value.shape[-1] * math.log(2 * math.pi * self.scale**2))
+
+    def gaussian(self) -> Independent | None:
+        """Return the normal of each example's class, its mean NaN where the class is unknown; None without labels."""
+        if self.y is None:
+            return None
+        mean = torch.where((self.y >= 0).unsqueeze(-1), self.means[self.y.clamp(min=0)], torch.nan)
+        return independent_normal(mean, torch.full_like(mean, 2 * math.log(self.scale)))
+
+    def tempered(self, temperature: float) -> LabelledMixture:
+        """Return the same mixture with every component's scale multiplied by ``temperature``."""
+        return LabelledMixture(self.means, self.log_weights, self.y, self.scale * temperature)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        """Return draws, (*sample_shape, *batch, latent); where y is unknown, first a class, then z."""
+        with torch.no_grad():
+            shape = (*sample_shape, *self.batch_shape)
+            weights = self.log_weights.exp()
+            drawn = torch.multinomial(weights, max(1, math.prod(shape)), replacement=True)[: math.prod(shape)]
+            drawn = drawn.reshape(shape)
+            labels = drawn if self.y is None else torch.where(self.y >= 0, self.y.expand(shape), drawn)
+            centre = F.embedding(labels, self.means)
+            return centre + self.scale * torch.randn_like(centre)
+
+
+@register_kl(Independent, LabelledMixture)
+def _kl_normal_to_labelled_mixture(q: Independent, p: LabelledMixture) -> Tensor:
+    normal, prior = as_normal(q), p.gaussian()
+    if not isinstance(normal, Normal) or prior is None:
+        raise NotImplementedError
+    target = as_normal(prior)
+    assert target is not None
+    ratio = (normal.scale / target.scale).square()
+    shift = ((normal.loc - target.loc) / target.scale).square()
+    return 0.5 * (shift + ratio - ratio.log() - 1).sum(-1)

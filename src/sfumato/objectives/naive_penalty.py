@@ -1,0 +1,57 @@
+r"""The two naive penalties, for comparison."""
+
+from __future__ import annotations
+
+from typing import final
+
+from sfumato.core.errors import UserError
+from sfumato.core.gaussians import as_normal
+from sfumato.core.interfaces import Objective, ObjectiveOutput
+from sfumato.core.numerics import sum_event
+from sfumato.core.spec import NonNegative, register
+from sfumato.core.terms import Terms
+from sfumato.objectives.values import kl_of, reported
+
+
+@final
+@register("objective")
+class NaivePenalty(Objective):
+    r"""loss = -E_q[log p(x | z)] + a |mu|^2 + b |log sigma^2|^2: what one might write down instead of the KL term.
+
+    The ratio of a and b has to be chosen, and no choice makes it a bound on the evidence; the reported ``elbo`` is the
+    true one all the same.
+
+    Reference: Su Jianlin's first essay on the VAE (see the article page).
+
+    Args:
+        mean_weight: a.
+        variance_weight: b.
+
+    Returns (call):
+        losses {"model": (batch,)}; values ``mean_penalty`` = |mu|^2, ``variance_penalty`` = |log sigma^2|^2 and those of
+        :func:`~sfumato.objectives.values.reported`.
+
+    >>> NaivePenalty(mean_weight=1.0, variance_weight=0.1).samples
+    1
+    """
+
+    def __init__(self, mean_weight: NonNegative = 1.0, variance_weight: NonNegative = 1.0) -> None:
+        super().__init__()
+        self.mean_weight, self.variance_weight = mean_weight, variance_weight
+
+    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+        """Return the losses and values; ``step`` makes no difference."""
+        reconstruction = -terms.log_likelihood.mean(0)
+        means, variances = [], []
+        for level in terms.levels:
+            normal = as_normal(level.posterior)
+            if normal is None:
+                raise UserError("NaivePenalty needs Gaussian posteriors; this one is not. Use DiagonalGaussian.")
+            dims, batch = len(level.posterior.event_shape), terms.x.shape[0]
+            means.append(sum_event(normal.loc.square(), dims).reshape(-1, batch).mean(0))
+            variances.append(sum_event((2 * normal.scale.log()).square(), dims).reshape(-1, batch).mean(0))
+        mean_penalty, variance_penalty = sum(means), sum(variances)
+        loss = reconstruction + self.mean_weight * mean_penalty + self.variance_weight * variance_penalty
+        values = reported(terms, kl_of(terms))
+        values |= {"mean_penalty": mean_penalty.detach(), "variance_penalty": variance_penalty.detach()}
+        return ObjectiveOutput({"model": loss}, values)

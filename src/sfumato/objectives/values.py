@@ -1,0 +1,46 @@
+"""The numbers that every objective reports about the same terms, whatever it differentiates."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.core.terms import Terms
+
+
+def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
+    """Return name -> (batch,) in nats (sigma has the unit of z), detached.
+
+    ``reconstruction`` is -log p(x | z), averaged over the samples; ``elbo`` = -reconstruction - kl, at beta = 1 whatever
+    the objective's beta is; ``kl_mean`` + ``kl_variance`` are the two parts of a Gaussian KL.
+
+    Args:
+        terms: what the model said.
+        kl: (levels, batch), or None where the posterior has no density; then there is no elbo either.
+    """
+    reconstruction = -terms.log_likelihood.mean(0)
+    values = {"reconstruction": reconstruction}
+    if kl is not None:
+        values["kl"] = kl.sum(0)
+        values["elbo"] = -reconstruction - values["kl"]
+    if terms.kl_parts is not None:
+        values["kl_mean"], values["kl_variance"] = terms.kl_parts
+    if terms.sigma is not None:
+        values["sigma"] = terms.sigma
+    values.update(terms.penalties)
+    return {name: value.detach() for name, value in values.items()}
+
+
+def kl_of(terms: Terms, analytic: bool = True) -> Tensor | None:
+    """Return KL(q || p) of each level, (levels, batch): the closed form where asked for and known, else the sampled one."""
+    exact = terms.kl if analytic else None
+    return terms.sampled_kl if exact is None else exact
+
+
+def needs_density(terms: Terms, name: str) -> None:
+    """Raise UserError when a posterior has no density."""
+    if terms.log_posterior is None:
+        raise UserError(
+            f"{name} needs a posterior with a density; this one is a point mass. "
+            "Use DiagonalGaussian, or ELBO(beta=0) for an autoencoder."
+        )

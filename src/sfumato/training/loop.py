@@ -1,0 +1,323 @@
+"""The training loop.
+
+A step is: the batch of (seed, epoch, position); noise of (seed, step); terms, objective, backward, clip, the guard's
+verdict, Adam, average. A checkpoint holds the rest, so a run that was killed goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.errors import Diverged, SfumatoError
+from sfumato.core.interfaces import Objective, ObjectiveOutput
+from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.data import Examples, Order
+from sfumato.io.run import RunFolder
+from sfumato.training.config import TrainingConfig
+from sfumato.training.guard import Verdict
+from sfumato.training.interruption import Interruption
+from sfumato.training.listener import Listener
+from sfumato.training.runtime import open_runtime
+from sfumato.training.state import TensorTree, TrainingState
+from sfumato.training.validation import validate
+
+NOISE = 0x6E6F697365  # "noise": keeps these random numbers apart from others with the same seed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Args:
+        step: the steps done.
+        best_step: the step of the best evaluation, whose averaged weights the model has now.
+        best_value: its validation loss, nats.
+        skipped: steps that changed nothing because they went wrong.
+        recoveries: returns to the last good checkpoint.
+        seconds: time used, over all sessions of the run.
+        finished: whether there is nothing left to do.
+        stopped_early: whether patience ended it.
+        signal: the signal that interrupted it, or None.
+        save_failed: why the last checkpoint could not be written, or "".
+    """
+
+    step: int
+    best_step: int | None
+    best_value: float | None
+    skipped: int
+    recoveries: int
+    seconds: float
+    finished: bool
+    stopped_early: bool
+    signal: int | None
+    save_failed: str
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        model: a model whose call returns :class:`~sfumato.core.terms.Terms`; moved to the device, trained in place.
+        objective: what is minimised.
+        train: the training split.
+        validation: the split that chooses the best step and stops early.
+        preprocessing: raw data to the model's input.
+        config: every number.
+        folder: where checkpoints and metrics go; None keeps everything in memory.
+        listener: told what happens.
+        items: names of the training examples, for error messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        train: Examples,
+        validation: Examples,
+        preprocessing: nn.Module,
+        config: TrainingConfig,
+        folder: RunFolder | None = None,
+        listener: Listener | None = None,
+        items: Sequence[str] | None = None,
+    ) -> None:
+        self.runtime = open_runtime(config.precision)
+        self.model = model.to(self.runtime.device).train()
+        self.objective, self.config = objective, config
+        self.train, self.validation = train, validation
+        self.preprocessing = preprocessing.to(self.runtime.device)
+        self.folder, self.listener, self.items = folder, listener or Listener(), items
+        self.checkpoints = folder.open_checkpoints() if folder else None
+        self.state = TrainingState(self.model, config)
+        self.save_failed = ""
+        self._unwritten: list[dict[str, Any]] = []
+        self._good: tuple[TensorTree, dict[str, Any], int] | None = None
+        self._good_step = 0
+        self._order = self._new_order()
+        self._trouble = ""
+        self._started = 0.0
+
+    def resume(self) -> int:
+        """Take over the latest checkpoint that verifies; return its step (0: there is none, start at the beginning)."""
+        assert self.folder is not None and self.checkpoints is not None
+        latest = self.checkpoints.latest()
+        self._tell_warnings()
+        if latest is None:
+            self.folder.metrics.truncate(0)
+            return 0
+        best_step = latest.state["training"]["best_step"]
+        best = latest if best_step == latest.step else None
+        if best_step is not None and best is None:
+            best = self.checkpoints.load(best_step)
+        self.state.restore_checkpoint(latest, best)
+        self._good_step = latest.state["good_step"]
+        self._order = self._new_order()
+        self.folder.metrics.truncate(latest.state["metrics"])
+        return self.state.step
+
+    def fit(self) -> Outcome:
+        """Train to the end, to an interruption, or until patience runs out.
+
+        Raises:
+            Diverged: steps kept going wrong after every recovery.
+        """
+        state, config = self.state, self.config
+        self._started = time.monotonic() - state.seconds
+        self.listener.on_start(state.step, config.steps, config.batch_size)
+        saved = state.step
+        with Interruption(self.listener.say) as interruption:
+            if state.step == 0:
+                self._evaluate()
+                self._keep_good()
+                self._save()
+            while state.step < config.steps and not state.stopped_early and interruption.signal is None:
+                if self._step(state.step) == "rollback":
+                    self._roll_back()
+                    continue
+                state.step += 1
+                if self._is_due(config.log_every):
+                    self._log()
+                evaluated = self._is_due(config.evaluate_every)
+                if evaluated:
+                    self._evaluate()
+                if evaluated or self._is_due(config.checkpoint_every):
+                    if not state.is_finite():
+                        self._trouble = "a weight became infinite"
+                        self._roll_back()
+                        continue
+                    self._keep_good()
+                    self._save()
+                    saved = state.step
+                self.listener.on_step(state.step)
+            if saved != state.step or self.save_failed:
+                self._save()
+        return self._outcome(interruption.signal)
+
+    def _step(self, step: int) -> Verdict:
+        """Do one step, or leave everything as it was."""
+        state, config = self.state, self.config
+        rate = config.learning_rate * config.schedule(step) * state.guard.learning_rate_factor
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        indices = self._order(step)
+        output = self._forward(indices, step)
+        loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
+        verdict = state.guard.judge(float(loss), float(norm))
+        if verdict == "accept":
+            state.optimizer.step()
+            self.model.accept_step()
+            state.average.update_parameters(self.model)
+            state.accumulate({"loss": torch.stack(list(output.losses.values())).sum(0), **output.values})
+        else:
+            self._trouble = self._describe(output, norm, indices, step)
+        state.optimizer.zero_grad()
+        return verdict
+
+    def _forward(self, indices: Tensor, step: int) -> ObjectiveOutput:
+        raw, y = self.train.batch(indices)
+        device = self.runtime.device
+        seed = seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.runtime.rank)
+        with fixed_noise(seed, device):
+            x = self.preprocessing(raw.to(device, non_blocking=True))
+            y = None if y is None else y.to(device, non_blocking=True)
+            with self.runtime.autocast():
+                output: ObjectiveOutput = self.objective(self.model(x, y, self.objective.samples), step)
+        return output
+
+    def _new_order(self) -> Order:
+        """Return the order of the data; every recovery has another one."""
+        return Order(len(self.train), self.config.batch_size, self.config.seed, salt=self.state.guard.recoveries)
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.config.steps
+
+    def _log(self) -> None:
+        guard = self.state.guard
+        line = {"step": self.state.step, "split": "train", **self.state.take_means(), "skipped": guard.skipped}
+        self._write(line)
+
+    def _evaluate(self) -> None:
+        state, config = self.state, self.config
+        values = validate(
+            state.averaged,
+            self.objective,
+            self.validation,
+            self.preprocessing,
+            state.step,
+            config.steps,
+            config.seed,
+            self.runtime.device,
+        )
+        state.note_evaluation(values.pop("final_loss"), config.patience)
+        line = {"step": state.step, "split": "validation", **values}
+        self._write(line | self.listener.on_evaluation(line, state.averaged))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Append to the metrics; lines that find no room wait for the next."""
+        self.listener.on_metrics(line)
+        self._unwritten.append(line)
+        try:
+            while self.folder and self._unwritten:
+                self.folder.metrics.append(self._unwritten[0])
+                self._unwritten.pop(0)
+        except SfumatoError as error:
+            self.listener.say(str(error))
+
+    def _keep_good(self) -> None:
+        """Remember this step as the one to go back to; only steps of the schedule count, so that an interruption changes nothing."""
+        position = self.folder.metrics.position() if self.folder else 0
+        self._good = (*self.state.capture(), position)
+        self._good_step = self.state.step
+
+    def _save(self) -> None:
+        """Write a checkpoint; without room training goes on and the next one tries again."""
+        if self.folder is None or self.checkpoints is None:
+            return
+        self.state.seconds = time.monotonic() - self._started
+        tensors, plain = self.state.capture()
+        state = {"training": plain, "metrics": self.folder.metrics.position(), "good_step": self._good_step}
+        protect = [step for step in (self.state.best_step, self._good_step) if step is not None]
+        try:
+            self.checkpoints.save(self.state.step, tensors, state, protect)
+            self.save_failed = ""
+        except SfumatoError as error:
+            self.save_failed = str(error)
+            self.listener.say(f"{error} The last checkpoint stays good; the next one is tried as planned.")
+        self._tell_warnings()
+
+    def _roll_back(self) -> None:
+        """Return to the last good state with half the learning rate and another order, or give up."""
+        state, guard = self.state, self.state.guard
+        if guard.exhausted:
+            raise Diverged(self._obituary())
+        recoveries, skipped, at = guard.recoveries, guard.skipped, state.step
+        if self._good is None:
+            assert self.checkpoints is not None
+            kept = self.checkpoints.load(self._good_step)
+            self._good = (kept.tensors, kept.state["training"], kept.state["metrics"])
+        tensors, plain, position = self._good
+        best = state.best_weights
+        state.restore(tensors, plain)
+        state.best_weights = best
+        guard.recoveries, guard.skipped = recoveries, skipped
+        guard.recover()
+        self._order = self._new_order()
+        if self.folder:
+            self.folder.metrics.truncate(position)
+        self._unwritten.clear()
+        state.optimizer.zero_grad()
+        self.listener.say(
+            f"step {at:,}: {self._trouble}; back to step {state.step:,} with the learning rate times "
+            f"{guard.learning_rate_factor:g}, recovery {guard.recoveries} of at most 5."
+        )
+
+    def _describe(self, output: ObjectiveOutput, norm: Tensor, indices: Tensor, step: int) -> str:
+        """Return which number went wrong first, and for which example."""
+        for name, values in {**output.values, **output.losses}.items():
+            bad = ~torch.isfinite(values)
+            if bool(bad.any()):
+                index = int(indices[bad.nonzero()[0, 0].cpu()])
+                item = self.items[index] if self.items else f"training example {index}"
+                return f"{name} became {'NaN' if bool(values[bad].isnan().any()) else 'infinite'} (first in {item})"
+        return f"the gradient's norm was {float(norm):.3g}"
+
+    def _obituary(self) -> str:
+        kept = f"The checkpoint of step {self._good_step:,} is good." if self.folder else "Nothing was written."
+        return (
+            f"step {self.state.step:,}: stopped, {self._trouble}, and {self.state.guard.recoveries} recoveries did not help. "
+            f"{kept} Likely causes: 1. the learning rate {self.config.learning_rate:g} is high for this model (try --lr "
+            f"{self.config.learning_rate / 10:g}); 2. extreme values in the data (try sfumato inspect)."
+        )
+
+    def _tell_warnings(self) -> None:
+        assert self.checkpoints is not None
+        for warning in self.checkpoints.warnings:
+            self.listener.say(warning)
+        self.checkpoints.warnings.clear()
+
+    def _outcome(self, signal: int | None) -> Outcome:
+        """Give the model the best averaged weights, and say how it ended."""
+        state = self.state
+        weights: Mapping[str, Tensor] = state.best_weights or state.averaged.state_dict()
+        self.model.load_state_dict(weights)
+        self.model.eval()
+        return Outcome(
+            step=state.step,
+            best_step=state.best_step,
+            best_value=state.best_value,
+            skipped=state.guard.skipped,
+            recoveries=state.guard.recoveries,
+            seconds=time.monotonic() - self._started,
+            finished=state.step >= self.config.steps or state.stopped_early,
+            stopped_early=state.stopped_early,
+            signal=signal,
+            save_failed=self.save_failed,
+        )

@@ -1,0 +1,142 @@
+"""Everything that a training is made of between two steps, and how it goes into a checkpoint and comes back.
+
+Tensors and plain json only. What follows from (seed, step) is not here: order of the data, noise, schedules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from sfumato.io.checkpoints import Checkpoint
+from sfumato.io.tensors import flatten_optimizer, unflatten_optimizer
+from sfumato.training.config import TrainingConfig
+from sfumato.training.guard import Guard
+
+TensorTree = dict[str, dict[str, Tensor]]
+
+
+class TrainingState:
+    """The state of one training.
+
+    Args:
+        model: on its device.
+        config: what was decided.
+
+    ``step`` steps are done. ``best_step`` had the lowest validation loss, ``best_value`` nats; its averaged weights are
+    ``best_weights``. ``sums`` and ``count`` accumulate the values reported since the last line of metrics.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema_decay))
+        self.guard = Guard()
+        self.step = 0
+        self.best_step: int | None = None
+        self.best_value: float | None = None
+        self.best_weights: dict[str, Tensor] | None = None
+        self.evaluations_since_best = 0
+        self.stopped_early = False
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.seconds = 0.0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights, which is evaluated and kept."""
+        return self.average.module
+
+    def accumulate(self, values: Mapping[str, Tensor]) -> None:
+        """Add values (batch,) to the sums; nothing is read back from the device."""
+        for name, value in values.items():
+            total = value.detach().sum(dtype=torch.float64)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.count += len(next(iter(values.values())))
+
+    def take_means(self) -> dict[str, float]:
+        """Return the means over all examples since the last call, and start anew."""
+        means = {name: float(total) / max(1, self.count) for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def note_evaluation(self, loss: float, patience: int) -> bool:
+        """Take note of a validation loss at the current step; return whether it is the best so far. NaN never is."""
+        if math.isfinite(loss) and (self.best_value is None or loss < self.best_value):
+            self.best_step, self.best_value, self.evaluations_since_best = self.step, loss, 0
+            self.best_weights = cloned(self.averaged.state_dict())
+            return True
+        self.evaluations_since_best += 1
+        self.stopped_early = 0 < patience <= self.evaluations_since_best
+        return False
+
+    def is_finite(self) -> bool:
+        """Whether every weight and every average is finite."""
+        tensors = [*self.model.state_dict().values(), *self.averaged.state_dict().values()]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+    def capture(self) -> tuple[TensorTree, dict[str, Any]]:
+        """Return (file stem -> name -> tensor, json), copies that later steps do not change."""
+        optimizer, settings = flatten_optimizer(self.optimizer.state_dict())
+        tensors: TensorTree = {
+            "model": cloned(self.model.state_dict()),
+            "ema": cloned(self.averaged.state_dict()),
+            "optimizer": cloned(optimizer),
+            "sums": cloned(self.sums),
+        }
+        plain = {
+            "step": self.step,
+            "averaged": int(self.average.n_averaged),
+            "optimizer": settings,
+            "guard": self.guard.state(),
+            "best_step": self.best_step,
+            "best_value": self.best_value,
+            "evaluations_since_best": self.evaluations_since_best,
+            "stopped_early": self.stopped_early,
+            "count": self.count,
+            "seconds": self.seconds,
+        }
+        return tensors, plain
+
+    def restore(self, tensors: TensorTree, plain: Mapping[str, Any]) -> None:
+        """Take over what :meth:`capture` returned. The best weights are not in it, only their step."""
+        self.model.load_state_dict(tensors["model"])
+        self.averaged.load_state_dict(tensors["ema"])
+        self.average.n_averaged.fill_(plain["averaged"])
+        self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], plain["optimizer"]))
+        device = next(self.model.parameters()).device
+        self.sums = {name: value.to(device) for name, value in tensors["sums"].items()}
+        self.guard.restore(plain["guard"])
+        for name in ("step", "best_step", "best_value", "evaluations_since_best", "stopped_early", "count", "seconds"):
+            setattr(self, name, plain[name])
+
+    def restore_checkpoint(self, checkpoint: Checkpoint, best: Checkpoint | None) -> None:
+        """Take over a checkpoint, and the best weights from the checkpoint of the best step."""
+        self.restore(checkpoint.tensors, checkpoint.state["training"])
+        self.best_weights = best.tensors["ema"] if best is not None else None
+
+
+def averaging(decay: float) -> Any:
+    """Return the averaging rule of the weights: decay min(decay, (1 + n) / (10 + n)), so that it starts short.
+
+    Reference: the warm-up of TensorFlow's ExponentialMovingAverage.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
