@@ -1,0 +1,27 @@
+"""Data: sources, splits with a fingerprint, inspection, and preprocessing that carries its log-determinant.
+
+Nothing here knows a model. Values stay as they came until a batch is on the device.
+"""
+
+from sfumato.data.builtin import BUILTIN
+from sfumato.data.dataset import Dataset, Examples, InMemory
+from sfumato.data.loading import load_dataset
+from sfumato.data.order import Order, batch_at, epoch_order
+from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Preprocessing, Standardise
+
+__all__ = [
+    "BUILTIN",
+    "Binarise",
+    "Dataset",
+    "Examples",
+    "Identity",
+    "InMemory",
+    "Integers",
+    "Levels",
+    "Order",
+    "Preprocessing",
+    "Standardise",
+    "batch_at",
+    "epoch_order",
+    "load_dataset",
+]

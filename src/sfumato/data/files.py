@@ -1,0 +1,89 @@
+"""Paths that a person typed: what exists, what may be opened, and what to say where not."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from sfumato.core.errors import UserError, did_you_mean
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy", ".npz")
+TABLE_SUFFIXES = (".csv", ".parquet")
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+
+def show(path: Path) -> str:
+    """Return the short name of ``path`` for a sentence: the last part, with a slash after a folder."""
+    return f"{path.name}/" if path.is_dir() else path.name
+
+
+def check_exists(source: str, names: Iterable[str]) -> Path:
+    """Return ``source`` as a path that exists.
+
+    Args:
+        source: what was typed.
+        names: the built-in names, which it might have meant.
+
+    Raises:
+        UserError: it does not exist; says what is there instead.
+    """
+    path = Path(source).expanduser()
+    try:
+        path.stat()
+        return path
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"'{source}' cannot be read ({reason}). Give a folder or file that can.") from None
+    folder, names = path.parent, list(names)
+    entries = _visible(folder)
+    near = did_you_mean(path.name, [entry.rstrip("/") for entry in entries] + names)
+    meant = f" {near}" if near.startswith("Did you mean") else ""
+    place = "this folder" if folder == Path() else f"{folder}/"
+    shown = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") if entries else "nothing"
+    raise UserError(f"'{source}' does not exist.{meant} In {place}: {shown}. Built in: {', '.join(names)}.")
+
+
+def check_regular(path: Path) -> None:
+    """Raise UserError unless ``path`` is a regular file (no pipe, socket or device)."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError(f"{path.name} should be a regular file; it is a pipe, socket or device. Copy it to a file.")
+
+
+def check_memory(size: int, source: str) -> None:
+    """Raise UserError when ``size`` bytes are more than this machine's memory."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > memory:
+        raise UserError(
+            f"{source} would take {size / 2**30:,.1f} GiB; expected to fit into this machine's {memory / 2**30:,.1f}. "
+            "Take a part of it, or smaller numbers."
+        )
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise the UserError for a pickle offered as data."""
+    raise UserError(
+        f"{path.name} is a pickle, which can run code when it is opened; expected a folder of images, .npy, .npz, "
+        f".csv or .parquet. Where you trust it, convert it once: numpy.save('{path.stem}.npy', array)."
+    )
+
+
+def suffix_counts(names: Iterable[str]) -> str:
+    """Return "12 .txt, 1 .md" for file names, the commonest first; "nothing" without any."""
+    counts = Counter(Path(name).suffix.lower() or "(no ending)" for name in names)
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(6)) or "nothing"
+
+
+def _visible(folder: Path) -> list[str]:
+    try:
+        return sorted(show(entry) for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return []
