@@ -62,7 +62,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps that a checkpoint stands for, ascending, verified or not."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        with store.explained(self.folder, "read"):
+            names = os.listdir(self.folder) if self.folder.is_dir() else []
         return sorted({int(match[1]) for match in map(_STEP.fullmatch, names) if match})
 
     def save(
@@ -135,7 +136,7 @@ class Checkpoints:
             content = strict_json.parse(files.pop(STATE), shown(path / STATE))
             tensors = {name.removesuffix(SUFFIX): unpack(data, shown(path / name)) for name, data in files.items()}
             right = set(content) == {"step", "state"} and all(name.endswith(SUFFIX) for name in files)
-        except (KeyError, TypeError, UserError) as error:
+        except (KeyError, TypeError, ValueError, UserError) as error:
             raise DamagedError(f"{shown(path)} is not a checkpoint ({error}).") from None
         if not right or content["step"] != step:
             raise DamagedError(f"{shown(path)} holds another checkpoint than its name says.")

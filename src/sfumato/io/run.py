@@ -70,8 +70,8 @@ class RunFolder:
             data = self.run.read_bytes()
         try:
             content = strict_json.parse(data, shown(self.run))
-        except UserError as error:
-            raise DamagedError(str(error)) from None
+        except (UserError, ValueError) as error:
+            raise DamagedError(f"{shown(self.run)} is damaged: {error}") from None
         if not isinstance(content, dict):
             raise DamagedError(f"{shown(self.run)} is not the description of a run. Use the original file.")
         return content
@@ -164,7 +164,7 @@ class Metrics:
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 value = strict_json.parse(line, "line")
-            except UserError:
+            except (UserError, ValueError):
                 value = None
             if not isinstance(value, dict):
                 raise DamagedError(f"{shown(self.path)}, line {number}, is damaged. Use an intact copy of the run.")

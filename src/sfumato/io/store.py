@@ -268,22 +268,24 @@ def _read(folder: int, path: Path, size: int | None = None) -> bytes:
             raise
         what = "is missing" if error.errno == errno.ENOENT else "is a link, which is not followed"
         raise DamagedError(f"{shown(path)} {what}. Use an intact copy of the folder.") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DamagedError(f"{shown(path)} is not a regular file. Use an intact copy of the folder.")
         limit = strict_json.MAX_BYTES if size is None else size
-        if status.st_size != size and (size is not None or status.st_size > limit):
+        if status.st_size > limit or (size is not None and status.st_size < size):
             raise DamagedError(
                 f"{shown(path)} should have {'at most ' if size is None else ''}{limit:,} bytes; it has "
                 f"{status.st_size:,}. Use an intact copy of the folder."
             )
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(limit)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            raise DamagedError(f"{shown(path)} cannot be read: the disk reports a fault. Use a copy.") from error
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedError(f"{shown(path)} cannot be read: the disk reports a fault. Use a copy.") from error
+    finally:
+        os.close(descriptor)
 
 
 def _verified(folder: int, path: Path, record: Mapping[str, Any]) -> bytes:
@@ -298,16 +300,18 @@ def _records(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
     damaged = DamagedError(f"{shown(path)} is damaged. Use an intact copy of the folder.")
     try:
         manifest = strict_json.parse(data, shown(path))
+        canonical = strict_json.dump(manifest)
     except (UserError, ValueError):
         raise damaged from None
-    if not isinstance(manifest, dict) or data != strict_json.dump(manifest):
+    if not isinstance(manifest, dict) or data != canonical:
         raise damaged
     if manifest.pop("sha256", None) != _digest(manifest) or manifest.get("library") != "sfumato":
         raise damaged
-    if manifest.get("format_version") != FORMAT_VERSION:
+    found = manifest.get("format_version")
+    if type(found) is not int or found != FORMAT_VERSION:
         raise UserError(
-            f"{shown(path)} has the format version {manifest.get('format_version')}; this sfumato reads "
-            f"{FORMAT_VERSION}. Use the sfumato that wrote it."
+            f"{shown(path)} has the format version {found}; this sfumato reads {FORMAT_VERSION}. "
+            "Use the sfumato that wrote it."
         )
     records = manifest.get("files")
     if not isinstance(records, dict) or not all(_is_record(name, record) for name, record in records.items()):
