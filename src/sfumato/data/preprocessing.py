@@ -54,6 +54,11 @@ class Preprocessing(nn.Module, ABC):
     def transform(self, raw: Tensor) -> Tensor:
         """Map checked raw examples to float32."""
 
+    def expected(self, raw: Tensor) -> Tensor:
+        """Return the mean of what :meth:`forward` draws, for results that repeat; without randomness, the same as it."""
+        x: Tensor = self(raw)
+        return x
+
     @abstractmethod
     def inverse(self, x: Tensor) -> Tensor:
         """Map (..., *shape) back to raw units: whole numbers where the raw data are discrete (rounded), else float."""
@@ -94,10 +99,51 @@ class Identity(Preprocessing):
         """Return ``x``."""
         return x
 
+    def check(self, raw: Array, source: str) -> None:
+        """Raise UserError for values that are not 0 or 1."""
+        odd = (raw != 0) & (raw != 1)
+        if odd.any():
+            raise UserError(
+                f"{source} should hold 0 and 1, as the training examples do; got {raw[odd][0]:g}. Use --binarise dynamic, "
+                "or another --likelihood."
+            )
+
+
+class _Discrete(Preprocessing):
+    """What the two maps of evenly spaced levels share: k = raw (levels - 1) / high, a whole number."""
+
+    def __init__(self, shape: tuple[int, ...], levels: int, high: float | None) -> None:
+        super().__init__(shape)
+        if levels < 2:
+            raise UserError(f"{type(self).__name__}: levels must be a whole number from 2 to 65,536; got {levels}.")
+        self.levels = levels
+        self.high = float(levels - 1) if high is None else high
+
+    def to_level(self, raw: Tensor) -> Tensor:
+        """Return the nearest k as float32."""
+        return (raw.float() * ((self.levels - 1) / self.high)).round()
+
+    def from_level(self, k: Tensor) -> Tensor:
+        """Return the nearest level in raw units: uint8 or int64 where the levels are whole numbers, else float32."""
+        step = self.high / (self.levels - 1)
+        raw = k.round().clamp(0, self.levels - 1) * step
+        return raw.to(torch.uint8 if self.high <= 255 else torch.int64) if step == round(step) else raw.float()
+
+    def check(self, raw: Array, source: str) -> None:
+        """Raise UserError for values outside [0, high] or between the levels."""
+        for part in _parts(raw):
+            k = part.astype(np.float64) * ((self.levels - 1) / self.high)
+            odd = (part < 0) | (part > self.high) | (np.abs(k - k.round()) > 1e-3)
+            if odd.any():
+                raise UserError(
+                    f"{source} should hold {self.levels} levels from 0 to {self.high:g}, as the training examples do; got "
+                    f"{part[odd][0]:g}. Use --likelihood gaussian, or leave that example out."
+                )
+
 
 @final
 @register("preprocessing")
-class Levels(Preprocessing):
+class Levels(_Discrete):
     """Evenly spaced levels to [0, 1]: x = raw / high, for the discretised logistic. Discrete, so log_abs_det is 0.
 
     Args:
@@ -110,68 +156,41 @@ class Levels(Preprocessing):
     """
 
     def __init__(self, shape: Shape, levels: Size = 256, high: Positive | None = None) -> None:
-        super().__init__(shape)
-        if levels < 2:
-            raise UserError(f"Levels: levels must be a whole number from 2 to 65,536; got {levels}.")
-        self.levels = levels
-        self.high = float(levels - 1) if high is None else high
+        super().__init__(shape, levels, high)
 
     def transform(self, raw: Tensor) -> Tensor:
         """Return the nearest k / (levels - 1), exactly what the likelihood expects."""
-        return (raw.float() * ((self.levels - 1) / self.high)).round() / (self.levels - 1)
+        return self.to_level(raw) / (self.levels - 1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return the nearest level in raw units: uint8 for 0 ... 255, int64 for other whole levels, else float32."""
-        k = (x * (self.levels - 1)).round().clamp(0, self.levels - 1)
-        if self.high == self.levels - 1:
-            return k.to(torch.uint8 if self.levels <= 256 else torch.int64)
-        return (k * (self.high / (self.levels - 1))).float()
-
-    def check(self, raw: Array, source: str) -> None:
-        """Raise UserError for values outside [0, high] or between the levels."""
-        for part in _parts(raw):
-            k = part.astype(np.float64) * ((self.levels - 1) / self.high)
-            if part.min() < 0 or part.max() > self.high or np.abs(k - k.round()).max() > 1e-3:
-                raise UserError(
-                    f"{source} should hold {self.levels} levels from 0 to {self.high:g}; got {_odd(part, k, self.high):g}."
-                    " Use --likelihood gaussian, or rescale the data."
-                )
+        """Return the nearest level in raw units: uint8 or int64 where the levels are whole numbers, else float32."""
+        return self.from_level(x * (self.levels - 1))
 
 
 @final
 @register("preprocessing")
-class Integers(Preprocessing):
-    """Whole numbers 0 ... levels - 1, as float32 numbers: for the categorical likelihood. log_abs_det is 0.
+class Integers(_Discrete):
+    """Evenly spaced levels to 0 ... levels - 1, as float32: for the categorical likelihood. log_abs_det is 0.
 
     Args:
         shape: the shape of one example.
         levels: how many there are.
+        high: the raw value of the highest level, by default levels - 1 (x is then raw).
 
     >>> Integers((2,), levels=4)(torch.tensor([[0, 3]]))
     tensor([[0., 3.]])
     """
 
-    def __init__(self, shape: Shape, levels: Size) -> None:
-        super().__init__(shape)
-        self.levels = levels
+    def __init__(self, shape: Shape, levels: Size, high: Positive | None = None) -> None:
+        super().__init__(shape, levels, high)
 
     def transform(self, raw: Tensor) -> Tensor:
-        """Return ``raw`` as float32."""
-        return raw.float()
+        """Return k."""
+        return self.to_level(raw)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return the nearest level, uint8 up to 256 levels, else int64."""
-        return x.round().clamp(0, self.levels - 1).to(torch.uint8 if self.levels <= 256 else torch.int64)
-
-    def check(self, raw: Array, source: str) -> None:
-        """Raise UserError for values that are not whole, or outside 0 ... levels - 1."""
-        for part in _parts(raw):
-            k = part.astype(np.float64)
-            if part.min() < 0 or part.max() > self.levels - 1 or (k != k.round()).any():
-                raise UserError(
-                    f"{source} should hold whole numbers from 0 to {self.levels - 1}, as the training examples do; got "
-                    f"{_odd(part, k, self.levels - 1):g}. Use --likelihood gaussian, or leave that example out."
-                )
+        """Return the nearest level in raw units: uint8 or int64 where the levels are whole numbers, else float32."""
+        return self.from_level(x)
 
 
 @final
@@ -268,6 +287,10 @@ class Binarise(Preprocessing):
         thresholds = self.thresholds if self.mode == "fixed" else torch.rand_like(probability)
         return (thresholds < probability).float()
 
+    def expected(self, raw: Tensor) -> Tensor:
+        """Return raw / high, the probability of a 1."""
+        return raw.float() / self.high
+
     def inverse(self, x: Tensor) -> Tensor:
         """Return x high, so a probability becomes the grey value it stands for: uint8 for 255, else float32."""
         raw = x * self.high
@@ -297,8 +320,3 @@ def _parts(raw: Array) -> Iterator[Array]:
     """Yield ``raw`` a few rows at a time, so that checks of 8-bit data in wide numbers stay small."""
     for start in range(0, len(raw), _ROWS):
         yield raw[start : start + _ROWS]
-
-
-def _odd(part: Array, k: Array, high: float) -> float:
-    """Return a value of ``part`` that is out of [0, high] or not on a level."""
-    return float(part[(part < 0) | (part > high) | (np.abs(k - k.round()) > 1e-3)][0])

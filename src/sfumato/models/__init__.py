@@ -1,5 +1,6 @@
 """Models bind the parts; the only place where z flows from q to p."""
 
+from sfumato.models.packaged import PackagedModel
 from sfumato.models.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "PackagedModel"]

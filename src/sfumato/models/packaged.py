@@ -1,0 +1,112 @@
+"""A model with what surrounds it: preprocessing and class names. It speaks the user's own units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from sfumato.core.errors import UserError, did_you_mean
+from sfumato.core.spec import Name, register
+from sfumato.data import Preprocessing
+from sfumato.models.vae import VAE, Noise
+
+Data = TypeVar("Data", Tensor, NDArray[Any])
+
+
+@final
+@register("packaged")
+class PackagedModel(nn.Module):
+    """A VAE on raw data: what a model folder holds and ``sfumato.load`` returns.
+
+    Raw data are what the user has: uint8 images, numbers in their own units. numpy in gives numpy out, torch in torch out.
+
+    Args:
+        model: the VAE.
+        preprocessing: raw data to the model's input.
+        class_names: one name for each class, in the order of the class numbers.
+
+    Reference: :class:`~sfumato.models.VAE`.
+    """
+
+    def __init__(self, model: VAE, preprocessing: Preprocessing, class_names: tuple[Name, ...] = ()) -> None:
+        super().__init__()
+        self.model, self.preprocessing, self.class_names = model, preprocessing, tuple(class_names)
+
+    def __repr__(self) -> str:
+        kind = f"{type(self.model.likelihood).__name__}, latent {self.model.latent_dim}"
+        shape = "x".join(map(str, self.preprocessing.shape))
+        classes = f", {self.model.num_classes} classes" if self.model.num_classes else ""
+        return f"PackagedModel({kind}, data {shape}{classes})"
+
+    def label(self, name: str | int | None) -> int | None:
+        """Return the class number of a class name or number; None stays None.
+
+        Raises:
+            UserError: no such class.
+        """
+        if name is None:
+            return None
+        if not self.model.num_classes:
+            raise UserError("this model has no classes, so it cannot be asked for one. Train with --conditional.")
+        if isinstance(name, int):
+            if 0 <= name < self.model.num_classes:
+                return name
+            raise UserError(f"there is no class {name}; expected 0 to {self.model.num_classes - 1}.")
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if name.isdigit() and int(name) < self.model.num_classes:
+            return int(name)
+        raise UserError(f"there is no class '{name}'. {did_you_mean(name, self.class_names)}")
+
+    @torch.no_grad()
+    def encode(self, raw: Tensor | NDArray[Any], y: Tensor | NDArray[Any] | None = None) -> Distribution:
+        """Return q(z | x) for raw data (batch, *shape); ``.mean`` and ``.stddev`` are (batch, latent)."""
+        return self.model.encode(self._input(raw), None if y is None else torch.as_tensor(y))
+
+    @torch.no_grad()
+    def decode(self, z: Data, y: Tensor | NDArray[Any] | None = None) -> Data:
+        """Return the expected data of p(x | z) for z (batch, latent), in raw units."""
+        labels = None if y is None else torch.as_tensor(y)
+        x = self.model.expectation(self.model.decode(torch.as_tensor(z).float(), labels))
+        return _like(self.preprocessing.inverse(x), z)
+
+    def sample(
+        self,
+        n: int,
+        label: str | int | Sequence[int] | None = None,
+        temperature: float = 1.0,
+        *,
+        draw: bool = False,
+        generator: Noise = None,
+    ) -> Tensor:
+        """Generate ``n`` examples in raw units, of one class by name or number if asked; see :meth:`VAE.sample`."""
+        y = torch.tensor(label) if isinstance(label, list | tuple) else self.label(label)  # type: ignore[arg-type]
+        return self.preprocessing.inverse(self.model.sample(n, y, temperature, draw=draw, generator=generator))
+
+    @torch.no_grad()
+    def reconstruct(self, raw: Data, y: Tensor | NDArray[Any] | None = None) -> Data:
+        """Return the expected data at the posterior mean, in raw units, (batch, *shape)."""
+        labels = None if y is None else torch.as_tensor(y)
+        return _like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
+
+    @torch.no_grad()
+    def interpolate(self, start: Data, end: Data, steps: int = 8, path: str = "spherical") -> Data:
+        """Return the decoded path between two batches of raw data, (steps, batch, *shape), in raw units."""
+        x = self.model.interpolate(self._input(start), self._input(end), steps, path=path)  # type: ignore[arg-type]
+        return _like(self.preprocessing.inverse(x), start)
+
+    def _input(self, raw: Tensor | NDArray[Any]) -> Tensor:
+        """Return raw data as the model's input; dynamic binarisation takes its most likely value, so results repeat."""
+        x: Tensor = self.preprocessing.expected(torch.as_tensor(np.asarray(raw) if isinstance(raw, list) else raw))
+        return x
+
+
+def _like(values: Tensor, template: Tensor | NDArray[Any]) -> Any:
+    """Return ``values`` as numpy where ``template`` is."""
+    return values if isinstance(template, Tensor) else values.numpy()
