@@ -1,0 +1,158 @@
+r"""Bounds on the evidence, one number for each example, in nats.
+
+    ELBO  = E_q[log p(x | z)] - KL(q(z | x) || p(z))                      <= log p(x)
+    L_K   = log 1/K sum_k w_k,   w_k = p(x | z_k) p(z_k) / q(z_k | x),    z_k from q(z | x)
+
+E[L_K] rises with K to log p(x); L_K uses exactly K draws of z for each example. With a label y, the same with p(z | y)
+and networks that may see y: bounds on log p(x | y). The evidence of x without its label is log sum_y p(y) p(x | y).
+
+Reference: Importance Weighted Autoencoders, Burda et al., 2016, https://arxiv.org/abs/1509.00519.
+
+Noise follows from the seed, the number of examples in the batch and the order of draws; how many rows are decoded
+together (``block``) changes no draw, and results only by the rounding of the sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.core.gaussians import has_density
+from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.terms import Level, Terms
+from sfumato.evaluation.measuring import measuring
+from sfumato.models import VAE
+from sfumato.objectives.values import kl_of, reported
+
+DRAWN_ROWS = 4_000
+BLOCK_NUMBERS = 4_000_000
+STREAM = 0x626F756E64  # "bound": keeps these random numbers apart from others with the same seed
+
+
+def elbo_terms(
+    model: VAE, x: Tensor, y: Int[Tensor, " batch"] | None = None, *, samples: int = 1, seed: int = 0
+) -> dict[str, Float[Tensor, " batch"]]:
+    """Return what every objective reports, for each example: see :func:`~sfumato.objectives.values.reported`.
+
+    Args:
+        model: in any mode.
+        x: (batch, *data), preprocessed.
+        y: class numbers, (batch,), -1 where unknown.
+        samples: draws of z for each example; the KL is the closed form where there is one.
+        seed: of the noise.
+    """
+    with measuring(model) as device, fixed_noise(seed_for(STREAM, seed), device):
+        terms = model.terms(x, y, samples)
+        return reported(terms, kl_of(terms))
+
+
+def importance_bound(
+    model: VAE,
+    x: Tensor,
+    y: Int[Tensor, " batch"] | None = None,
+    *,
+    samples: int,
+    seed: int = 0,
+    block: int | None = None,
+) -> Float64[Tensor, " batch"]:
+    """Return L_K of each example, nats: a lower bound on log p(x), or on log p(x | y) for the labels that are given.
+
+    Args:
+        model: in any mode.
+        x: (batch, *data), preprocessed.
+        y: class numbers, (batch,), -1 where unknown.
+        samples: K, used exactly.
+        seed: of the noise.
+        block: rows (samples times examples) that are decoded together; by default what fits the cache.
+
+    Raises:
+        UserError: the posterior has no density, or K is less than 1.
+    """
+    total: Tensor | None = None
+    with measuring(model):
+        for terms in weighted_draws(model, x, y, samples=samples, seed=seed, block=block):
+            assert terms.log_posterior is not None
+            total = add_log(total, terms.log_likelihood + terms.log_prior - terms.log_posterior)
+    assert total is not None
+    return total - math.log(samples)
+
+
+def evidence_bound(
+    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+) -> Float64[Tensor, " batch"]:
+    """Return the bound on log p(x) of unlabelled ``x``, nats, (batch,).
+
+    Without classes, and where labels reach no network, this is L_K under p(z), the mixture over classes. Where they do,
+    it is log sum_y p(y) p_K(x | y) with every class tried, K draws each.
+
+    Args:
+        model: in any mode.
+        x: (batch, *data), preprocessed.
+        samples: K.
+        seed: of the noise.
+        block: as in :func:`importance_bound`.
+    """
+    if not model.labels_reach_networks:
+        return importance_bound(model, x, samples=samples, seed=seed, block=block)
+    bounds = [importance_bound(model, x, y, samples=samples, seed=seed, block=block) for y in every_class(model, x)]
+    return torch.logsumexp(torch.stack(bounds, -1) + log_class_weights(model).double(), -1)
+
+
+def weighted_draws(
+    model: VAE, x: Tensor, y: Tensor | None, *, samples: int, seed: int, block: int | None = None
+) -> Iterator[Terms]:
+    """Yield terms whose samples add up to exactly ``samples``; the encoder runs once.
+
+    Args:
+        model: in the state of :func:`~sfumato.evaluation.measuring.measuring`, which the caller keeps up meanwhile.
+        x: (batch, *data).
+        y: class numbers, (batch,), or None.
+        samples: K.
+        seed: of the noise.
+        block: rows that are decoded together.
+
+    Raises:
+        UserError: the posterior has no density, or K is less than 1.
+    """
+    if samples < 1:
+        raise UserError(f"the number of samples K must be 1 or more; got {samples}.")
+    posterior, prior = model.posterior(x, y), model.prior(y)
+    if not has_density(posterior):
+        raise UserError(
+            f"{type(model.posterior).__name__} is a point mass: without a density q(z | x) there is no bound on the "
+            "evidence. Train with DiagonalGaussian to have one."
+        )
+    batch = max(1, x.shape[0])
+    rows = block or BLOCK_NUMBERS // math.prod(model.decoder.out_shape)
+    together, drawn = max(1, rows // batch), max(1, DRAWN_ROWS // batch)
+    for number, start in enumerate(range(0, samples, drawn)):
+        with fixed_noise(seed_for(STREAM, seed, number), x.device):
+            draws = posterior.rsample((min(drawn, samples - start),))
+        for z in draws.split(together):
+            yield Terms(x, y, (Level(z, posterior, prior),), model.likelihood(model.decoder(z, y)))
+
+
+def add_log(total: Tensor | None, values: Float[Tensor, "samples ..."]) -> Tensor:
+    """Return log(exp(total) + sum_s exp(values_s)), in float64; ``total`` None is nothing yet."""
+    block = torch.logsumexp(values.double(), 0)
+    return block if total is None else torch.logaddexp(total, block)
+
+
+def every_class(model: VAE, x: Tensor) -> Iterator[Int[Tensor, " batch"]]:
+    """Yield the labels (batch,) that say class 0 for every example, then class 1, and so on."""
+    for number in range(model.num_classes):
+        yield torch.full((x.shape[0],), number, dtype=torch.int64, device=x.device)
+
+
+def log_class_weights(model: VAE) -> Float[Tensor, " classes"]:
+    """Return log p(y), nats: the frequencies of the prior, or equal ones where the prior has none."""
+    weights = getattr(model.prior, "log_frequencies", None)
+    if isinstance(weights, Tensor):
+        return weights
+    device = next(model.parameters()).device
+    return torch.full((model.num_classes,), -math.log(model.num_classes), device=device)
