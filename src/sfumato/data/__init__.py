@@ -5,6 +5,8 @@ Nothing here knows a model. Values stay as they came until a batch is on the dev
 
 from sfumato.data.builtin import BUILTIN
 from sfumato.data.dataset import Dataset, Examples, InMemory
+from sfumato.data.decisions import Decision, build_preprocessing, decide, decided
+from sfumato.data.inspection import Inspection, inspect_dataset
 from sfumato.data.loading import load_dataset
 from sfumato.data.order import Order, batch_at, epoch_order
 from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Preprocessing, Standardise
@@ -13,15 +15,21 @@ __all__ = [
     "BUILTIN",
     "Binarise",
     "Dataset",
+    "Decision",
     "Examples",
     "Identity",
     "InMemory",
+    "Inspection",
     "Integers",
     "Levels",
     "Order",
     "Preprocessing",
     "Standardise",
     "batch_at",
+    "build_preprocessing",
+    "decide",
+    "decided",
     "epoch_order",
+    "inspect_dataset",
     "load_dataset",
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 SPLITS = ("train", "validation", "test")
+MISSING = "missing or infinite values"
 
 
 @dataclass(frozen=True, eq=False)

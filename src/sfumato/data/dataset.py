@@ -32,7 +32,7 @@ class Examples(Protocol):
         ...
 
     def batch(self, indices: Int64[Tensor, " batch"]) -> tuple[Tensor, Int64[Tensor, " batch"] | None]:
-        """Return (x, y) of the examples ``indices``: x (batch, *shape) as it came; y class numbers, -1 unknown; or None."""
+        """Return (x, y) of the examples ``indices``: x (batch, *shape) as it came, and y (-1 unknown) or None."""
         ...
 
 
@@ -83,6 +83,7 @@ class Dataset:
         left_out: (what, why) of everything that was found and not taken.
         splits: "train", "validation" and "test" -> row numbers, int64, disjoint.
         origin: the arguments of ``load_dataset`` that give the same data again, ready for json.
+        given_splits: whether the source came with a validation or test split of its own.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Dataset:
     items: tuple[str, ...] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     origin: Mapping[str, Any] | None = None
+    given_splits: bool = False
 
     def __post_init__(self) -> None:
         rows = np.concatenate([self.splits[name] for name in SPLITS])

@@ -15,7 +15,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.spec import Count, checked
 from sfumato.data.arrays import bad_rows, check_finite, from_python, read_npy, read_npz
 from sfumato.data.builtin import BUILTIN, fashion_mnist, holds_fashion_mnist, load_builtin
-from sfumato.data.content import Content
+from sfumato.data.content import MISSING, Content
 from sfumato.data.dataset import Dataset
 from sfumato.data.files import (
     ARRAY_SUFFIXES,
@@ -91,6 +91,7 @@ def load_dataset(
         items=content.items,
         left_out=content.left_out,
         origin=origin,
+        given_splits=len(content.given) > 1,
     )
 
 
@@ -158,7 +159,7 @@ def _without_bad(content: Content) -> Content:
     keep = np.setdiff1d(np.arange(len(content.x)), bad)
     position = np.full(len(content.x), -1)
     position[keep] = np.arange(len(keep))
-    left_out = tuple((f"row {row}", "NaN or infinite values") for row in bad.tolist())
+    left_out = tuple((f"row {row}", MISSING) for row in bad.tolist())
     return replace(
         content,
         x=content.x[keep],

@@ -1,8 +1,8 @@
 """Which examples make up a batch: a pure function of (seed, epoch, position), so that nothing needs to be saved.
 
 An epoch is a permutation pi of 0 ... count - 1; the batch at position p is pi[p B], ..., pi[(p + 1) B - 1], and the
-last one of an epoch holds what is left. With ceil(count / B) batches an epoch, step s (from 0, over the whole training) is
-position s mod ceil(count / B) of epoch s div ceil(count / B).
+last one of an epoch holds what is left. With ceil(count / B) batches an epoch, step s (from 0, over the whole training)
+is position s mod ceil(count / B) of epoch s div ceil(count / B).
 """
 
 from __future__ import annotations

@@ -46,16 +46,20 @@ class Preprocessing(nn.Module, ABC):
         Raises:
             UserError: another shape.
         """
+        return self.transform(self.shaped(raw))
+
+    def shaped(self, raw: Tensor) -> Tensor:
+        """Return ``raw`` when it has the right shape, else raise UserError."""
         if tuple(raw.shape[1:]) != self.shape:
             raise UserError(f"expected examples of shape {self.shape}; got {tuple(raw.shape[1:])}. Reshape the data.")
-        return self.transform(raw)
+        return raw
 
     @abstractmethod
     def transform(self, raw: Tensor) -> Tensor:
         """Map checked raw examples to float32."""
 
     def expected(self, raw: Tensor) -> Tensor:
-        """Return the mean of what :meth:`forward` draws, for results that repeat; without randomness, the same as it."""
+        """Return the mean of what :meth:`forward` draws, for results that repeat; the same as it without randomness."""
         x: Tensor = self(raw)
         return x
 
@@ -104,8 +108,8 @@ class Identity(Preprocessing):
         odd = (raw != 0) & (raw != 1)
         if odd.any():
             raise UserError(
-                f"{source} should hold 0 and 1, as the training examples do; got {raw[odd][0]:g}. Use --binarise dynamic, "
-                "or another --likelihood."
+                f"{source} should hold 0 and 1, as the training examples do; got {raw[odd][0]:g}. Use --binarise "
+                "dynamic, or another --likelihood."
             )
 
 
@@ -136,8 +140,8 @@ class _Discrete(Preprocessing):
             odd = (part < 0) | (part > self.high) | (np.abs(k - k.round()) > 1e-3)
             if odd.any():
                 raise UserError(
-                    f"{source} should hold {self.levels} levels from 0 to {self.high:g}, as the training examples do; got "
-                    f"{part[odd][0]:g}. Use --likelihood gaussian, or leave that example out."
+                    f"{source} should hold {self.levels} levels from 0 to {self.high:g}, as the training examples do; "
+                    f"got {part[odd][0]:g}. Use --likelihood gaussian, or leave that example out."
                 )
 
 
@@ -288,8 +292,8 @@ class Binarise(Preprocessing):
         return (thresholds < probability).float()
 
     def expected(self, raw: Tensor) -> Tensor:
-        """Return raw / high, the probability of a 1."""
-        return raw.float() / self.high
+        """Return raw / high, the probability of a 1; in fixed mode, where nothing is drawn, the same as forward."""
+        return self.shaped(raw).float() / self.high if self.mode == "dynamic" else self(raw)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return x high, so a probability becomes the grey value it stands for: uint8 for 255, else float32."""

@@ -9,7 +9,7 @@ from sfumato.core.numerics import seed_for
 
 
 def random_keys(count: int, *seed: int) -> NDArray[np.uint64]:
-    """Return ``count`` random 64-bit numbers that follow from ``seed``; numpy promises that the stream never changes."""
+    """Return ``count`` random 64-bit numbers that follow from ``seed``; numpy promises that it never changes."""
     return np.asarray(np.random.PCG64(seed_for(*seed)).random_raw(count), dtype=np.uint64).reshape(count)
 
 

@@ -77,8 +77,8 @@ def _cut(rows: Array, groups: Array, strata: Array, wanted: Mapping[str, float],
 def _rooms(counts: Array, wanted: Mapping[str, float]) -> list[dict[str, int]]:
     """How many examples of each class go to test and validation.
 
-    The total of a split is its share of all, rounded; the classes with the largest remainders are rounded up. Every class
-    has at least one example in each split while one is left for training.
+    The total of a split is its share of all, rounded; the classes with the largest remainders are rounded up. Every
+    class has at least one example in each split while one is left for training.
     """
     rooms: list[dict[str, int]] = [{} for _ in counts]
     for name in ("test", "validation"):

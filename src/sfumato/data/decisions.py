@@ -1,0 +1,214 @@
+"""From facts to a likelihood and its preprocessing, each with its reason and how to choose otherwise.
+
+A likelihood must be one: masses for discrete values, densities for real ones. Cross-entropy of grey values is neither,
+so a Bernoulli likelihood takes values that are 0 or 1, or binarised ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sfumato.core.errors import UserError, did_you_mean
+from sfumato.core.spec import Count, checked
+from sfumato.data.content import SPLITS
+from sfumato.data.dataset import Dataset
+from sfumato.data.inspection import FEW_LEVELS, Inspection
+from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Preprocessing, Standardise
+
+LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
+BINARISE = ("none", "fixed", "dynamic")
+_MOST_LEVELS = {"logistic": 65_536, "categorical": 256}
+_NEARLY_BINARY = 0.8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing that was decided.
+
+    Args:
+        name: "likelihood", "binarise", "levels", "variance", "preprocessing" or "split".
+        value: what was chosen.
+        because: the reason, a fact about the data.
+        change_with: the option that chooses otherwise.
+        source: "auto", or "user" where it was asked for.
+    """
+
+    name: str
+    value: Any
+    because: str
+    change_with: str
+    source: Literal["auto", "user"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for json."""
+        return asdict(self)
+
+
+def decide(inspection: Inspection, likelihood: str | None = None, binarise: str | None = None) -> list[Decision]:
+    """Choose what was not asked for, and check what was.
+
+    Args:
+        inspection: the facts.
+        likelihood: bernoulli, gaussian, logistic or categorical; None to choose.
+        binarise: none, fixed or dynamic; None to choose (which is none).
+
+    Returns:
+        the decisions, in the order in which they follow from each other.
+
+    Raises:
+        UserError: an unknown name, or a likelihood that the values do not fit.
+    """
+    for option, word, choices in (("likelihood", likelihood, LIKELIHOODS), ("binarise", binarise, BINARISE)):
+        if word is not None and word not in choices:
+            raise UserError(f"--{option} should be one of its names; got '{word}'. {did_you_mean(word, choices)}")
+    mode = binarise or "none"
+    if mode != "none":
+        _check_binarise(inspection, likelihood, mode)
+    name, because, otherwise = _likelihood(inspection, mode)
+    if likelihood is not None:
+        _check_likelihood(inspection, likelihood, mode)
+        name, because = likelihood, _note(inspection, likelihood)
+    asked: Literal["auto", "user"] = "user" if likelihood else "auto"
+    decisions = [Decision("likelihood", name, because, otherwise, asked)]
+    if name == "bernoulli" and (binarise or inspection.kind == "binary"):
+        why = "asked for" if binarise else "the values are 0 and 1 already" if mode == "none" else ""
+        decisions.append(Decision("binarise", mode, why, "--binarise dynamic", "user" if binarise else "auto"))
+    if name in _MOST_LEVELS:
+        levels = inspection.levels
+        decisions.append(Decision("levels", levels, f"{inspection.kind} values", "--likelihood gaussian", "auto"))
+    if name == "gaussian":
+        why = "one learned number settles the ratio of reconstruction and KL"
+        decisions.append(Decision("variance", "shared", why, "--config FILE", "auto"))
+    decisions.append(
+        Decision("preprocessing", _preprocessing(inspection, name, mode), f"for {name}", "--likelihood NAME", "auto")
+    )
+    decisions.append(_split(inspection))
+    return decisions
+
+
+def decided(decisions: Sequence[Decision], name: str, default: Any = None) -> Any:
+    """Return the value of the decision ``name``, or ``default``."""
+    return next((decision.value for decision in decisions if decision.name == name), default)
+
+
+def build_preprocessing(
+    inspection: Inspection, decisions: Sequence[Decision], dataset: Dataset, seed: int = 0
+) -> Preprocessing:
+    """Return the preprocessing that was decided, fitted to the training split and checked against every split.
+
+    Args:
+        inspection: the facts.
+        decisions: what :func:`decide` returned.
+        dataset: the data, not prepared.
+        seed: of a fixed binarisation.
+
+    Raises:
+        UserError: a split holds values that the training split rules out.
+    """
+    likelihood, mode = decided(decisions, "likelihood"), decided(decisions, "binarise", "none")
+    seed = checked(seed, Count, "--seed")
+    shape, top = dataset.shape, inspection.top
+    result: Preprocessing
+    if likelihood == "gaussian":
+        result = Standardise(shape).fit(dataset.array("train"))
+    elif mode != "none":
+        result = Binarise(shape, mode, seed, 1.0 if inspection.kind == "real" else top)
+    elif likelihood == "bernoulli":
+        result = Identity(shape) if top == 1 else Levels(shape, 2, top)
+    else:
+        member = Levels if likelihood == "logistic" else Integers
+        result = member(shape, decided(decisions, "levels"), top)
+    for name in SPLITS:
+        result.check(dataset.array(name), f"the {name} split of {inspection.source}")
+    return result
+
+
+def _likelihood(facts: Inspection, mode: str) -> tuple[str, str, str]:
+    """Return the likelihood that the facts ask for, why, and the option for another."""
+    what = {"images": "images", "table": "columns", "array": "values"}[facts.layout]
+    if mode != "none":
+        return "bernoulli", "binarised values are 0 and 1", "--binarise none"
+    if facts.kind == "binary":
+        return "bernoulli", f"all training values are 0 or {facts.top:g}", "--likelihood logistic"
+    if facts.kind == "8-bit":
+        share = f", {facts.extremes:.0%} of the values exactly {facts.low:g} or {facts.high:g}"
+        other = "--binarise dynamic" if facts.extremes >= _NEARLY_BINARY else "--likelihood gaussian"
+        colour = "colour " if facts.layout == "images" and facts.shape[0] >= 3 else ""
+        grey = "grey " if facts.layout == "images" and facts.shape[0] == 1 else ""
+        return "logistic", f"8-bit {colour}{grey}{what}{share}", other
+    if facts.kind == "counts" and facts.top < FEW_LEVELS:
+        return (
+            "categorical",
+            f"whole numbers from 0 to {facts.top:g}, few enough for one mass each",
+            "--likelihood logistic",
+        )
+    if facts.kind == "counts":
+        return "gaussian", f"counts up to {facts.top:,.0f}, treated as real numbers", "--likelihood logistic"
+    return "gaussian", f"real values from {facts.low:.3g} to {facts.high:.3g}", "--likelihood NAME"
+
+
+def _check_binarise(facts: Inspection, likelihood: str | None, mode: str) -> None:
+    if likelihood not in (None, "bernoulli"):
+        raise UserError(
+            f"binarised values need a Bernoulli likelihood; got --likelihood {likelihood}. Leave out one of the two."
+        )
+    grey = facts.kind in ("binary", "8-bit") or (facts.kind == "real" and facts.low >= 0 and facts.high <= 1)
+    if not grey:
+        raise UserError(
+            f"--binarise {mode} needs grey values 0 ... 255, or in [0, 1]; {facts.source} holds {_range(facts)}. "
+            "Rescale the array, or leave it out."
+        )
+
+
+def _check_likelihood(facts: Inspection, likelihood: str, mode: str) -> None:
+    if likelihood == "bernoulli" and facts.kind != "binary" and mode == "none":
+        if facts.high > 1 or facts.low < 0:
+            other = "gaussian" if facts.kind == "real" else "categorical" if facts.top < FEW_LEVELS else "logistic"
+            grey = ", --binarise dynamic" if facts.kind == "8-bit" else ""
+            raise UserError(
+                f"a Bernoulli likelihood needs values in [0, 1]; {facts.source} holds {_range(facts)}. "
+                f"Use --likelihood {other}{grey}, or rescale the array."
+            )
+        other = "logistic" if facts.kind == "8-bit" else "gaussian"
+        raise UserError(
+            f"a Bernoulli likelihood needs values that are 0 or 1; {facts.source} holds grey values between them, "
+            f"whose cross-entropy is not a likelihood. Use --binarise dynamic, or --likelihood {other}."
+        )
+    if likelihood in _MOST_LEVELS and (facts.levels is None or facts.levels > _MOST_LEVELS[likelihood]):
+        article = {"logistic": "a discretised logistic", "categorical": "a categorical"}[likelihood]
+        got = f"{'real values' if facts.levels is None else 'whole numbers'} from {_range(facts)}"
+        raise UserError(
+            f"{article} likelihood needs whole numbers from 0 to at most {_MOST_LEVELS[likelihood] - 1:,}; "
+            f"{facts.source} holds {got}. Use --likelihood gaussian."
+        )
+
+
+def _note(facts: Inspection, likelihood: str) -> str:
+    if likelihood == "gaussian" and facts.kind != "real":
+        return f"asked for; it treats {facts.kind} values as real, so there are no bits per dimension"
+    return "asked for"
+
+
+def _preprocessing(facts: Inspection, likelihood: str, mode: str) -> str:
+    if mode != "none":
+        return f"{mode} binarisation: P(1) = value / {1 if facts.kind == 'real' else facts.top:g}"
+    if likelihood == "gaussian":
+        columns = "each column" if len(facts.shape) == 1 else "all values"
+        return f"{columns} to mean 0 and deviation 1"
+    if likelihood == "categorical":
+        return "none" if facts.levels == facts.top + 1 else f"values times {(facts.levels or 2) - 1} / {facts.top:g}"
+    return "none" if facts.top == 1 else f"values / {facts.top:g}"
+
+
+def _split(facts: Inspection) -> Decision:
+    value = " · ".join(f"{facts.splits[name]:,} {name}" for name in SPLITS)
+    how = "by class, " if facts.classes else ""
+    because = "as the data came; the rest cut from train" if facts.given_splits else f"{how}duplicates together"
+    asked = facts.split not in ((), (0.8, 0.1, 0.1))
+    return Decision("split", value, because, "--split 0.7,0.15,0.15", "user" if asked else "auto")
+
+
+def _range(facts: Inspection) -> str:
+    return f"{facts.low:g} to {facts.high:g}"
