@@ -12,7 +12,6 @@ and Welling, 2014, https://arxiv.org/abs/1312.6114, appendix B.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
@@ -41,8 +40,7 @@ def kl_parts(posterior: Distribution, prior: Distribution) -> tuple[Tensor, Tens
     ratio = (q.scale / p.scale).square()
     l_mu = 0.5 * ((q.loc - p.loc) / p.scale).square()
     l_sigma = 0.5 * (ratio - ratio.log() - 1)
-    l_mu, l_sigma = torch.broadcast_tensors(l_mu, l_sigma)
-    return l_mu, l_sigma
+    return l_mu.expand_as(l_mu + l_sigma), l_sigma.expand_as(l_mu + l_sigma)
 
 
 def as_normal(distribution: Distribution) -> Normal | None:
@@ -51,7 +49,7 @@ def as_normal(distribution: Distribution) -> Normal | None:
     return base if isinstance(base, Normal) else None
 
 
-def independent_normal(mean: Tensor, log_variance: Tensor, event_dims: int = 1) -> Independent:
+def independent_normal(mean: Tensor, log_variance: Tensor, event_dims: int = 1) -> Independent[Normal]:
     """Return N(mean, exp(log_variance)) with independent dimensions, the last ``event_dims`` of them one event."""
     scale = (0.5 * log_variance).exp()
     return Independent(Normal(mean, scale, validate_args=False), event_dims, validate_args=False)

@@ -32,6 +32,7 @@ class Constant(Schedule):
         pass
 
     def __call__(self, step: int) -> float:
+        """Return 1."""
         return 1.0
 
 
@@ -56,6 +57,7 @@ class WarmUp(Schedule):
         self.start = start
 
     def __call__(self, step: int) -> float:
+        """Return the height of the line at ``step``."""
         if step >= self.steps:
             return 1.0
         return self.start + (1 - self.start) * step / self.steps
@@ -84,6 +86,7 @@ class WarmUpCosine(Schedule):
         self.floor = floor
 
     def __call__(self, step: int) -> float:
+        """Return the factor at ``step``; the first step of the warm-up is not 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))

@@ -153,7 +153,7 @@ def _build(value: Any, hint: Any, where: str) -> Any:
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` in the type that ``hint`` asks for (a list becomes a tuple, an int a float), or raise UserError."""
+    """Return ``value`` in the type of ``hint`` (a list becomes a tuple, an int a float), or raise UserError."""
     hint, marks = _bare(hint)
     bounds = next((mark for mark in marks if isinstance(mark, Range)), None)
     length = next((mark for mark in marks if isinstance(mark, Length)), None)

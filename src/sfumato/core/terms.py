@@ -99,14 +99,14 @@ class Terms:
 
     @cached_property
     def sampled_kl(self) -> Float[Tensor, "levels batch"] | None:
-        """log q - log p of each level in nats, averaged over the samples: unbiased for KL, and always there with a density."""
+        """log q - log p of each level in nats, averaged over the samples: unbiased for KL; None without a density."""
         if self.log_posterior is None:
             return None
         return torch.stack([self._sampled_kl(level) for level in self.levels])
 
     @cached_property
     def kl_parts(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None:
-        """(L_mu, L_sigma) in nats, over all levels: the two parts of the Gaussian KL. None unless all levels are Gaussian."""
+        """(L_mu, L_sigma) in nats, over all levels: the two parts of the KL; None unless all are Gaussian."""
         totals = []
         for level in self.levels:
             parts = kl_parts(level.posterior, level.prior)
@@ -123,7 +123,9 @@ class Terms:
         scales = [normal.scale for normal in normals if normal is not None]
         if len(scales) < len(self.levels):
             return None
-        flat = [scale.reshape(-1, self.x.shape[0], level.z[0, 0].numel()) for scale, level in zip(scales, self.levels)]
+        batch = self.x.shape[0]
+        pairs = zip(scales, self.levels, strict=True)
+        flat = [scale.reshape(-1, batch, level.z[0, 0].numel()) for scale, level in pairs]
         return torch.cat([scale.mean(0) for scale in flat], -1).mean(-1)
 
     def _sampled_kl(self, level: Level) -> Tensor:

@@ -17,8 +17,8 @@ from sfumato.core.numerics import sum_event
 class DiscretizedLogistic(Distribution):
     r"""Masses of the levels k / (levels - 1), k = 0 ... levels - 1, under a logistic with the given location and scale.
 
-    P(k) = sigmoid((x + h - mu) / s) - sigmoid((x - h - mu) / s) with the half bin h = 1 / (2 (levels - 1)); the first bin
-    reaches down to minus infinity and the last up to plus infinity, so the masses add up to one exactly.
+    P(k) = sigmoid((x + h - mu) / s) - sigmoid((x - h - mu) / s) with the half bin h = 1 / (2 (levels - 1)); the first
+    bin reaches down to minus infinity and the last up to plus infinity, so the masses add up to one exactly.
 
     Reference: Improving Variational Inference with Inverse Autoregressive Flow, Kingma et al., 2016,
     https://arxiv.org/abs/1606.04934; PixelCNN++, Salimans et al., 2017, https://arxiv.org/abs/1701.05517.

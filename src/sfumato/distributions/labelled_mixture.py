@@ -52,7 +52,7 @@ class LabelledMixture(Distribution):
         squared = (value.unsqueeze(-2) - self.means).square().sum(-1) / self.scale**2
         return -0.5 * (squared + value.shape[-1] * math.log(2 * math.pi * self.scale**2))
 
-    def gaussian(self) -> Independent | None:
+    def gaussian(self) -> Independent[Normal] | None:
         """Return the normal of each example's class, its mean NaN where the class is unknown; None without labels."""
         if self.y is None:
             return None
@@ -75,8 +75,8 @@ class LabelledMixture(Distribution):
             return centre + self.scale * torch.randn_like(centre)
 
 
-@register_kl(Independent, LabelledMixture)
-def _kl_normal_to_labelled_mixture(q: Independent, p: LabelledMixture) -> Tensor:
+@register_kl(Independent, LabelledMixture)  # type: ignore[no-untyped-call, untyped-decorator]
+def _kl_normal_to_labelled_mixture(q: Independent[Normal], p: LabelledMixture) -> Tensor:
     normal, prior = as_normal(q), p.gaussian()
     if not isinstance(normal, Normal) or prior is None:
         raise NotImplementedError

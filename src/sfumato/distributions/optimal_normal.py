@@ -15,8 +15,8 @@ from sfumato.core.gaussians import independent_normal
 class OptimalNormal(Distribution):
     r"""N(mean, v I) with v = the mean squared error of the batch: the v that maximises the batch's likelihood.
 
-    The derivative with respect to v vanishes at its optimum, so v is a constant for the gradient. It looks at the data it
-    scores: fit for training only, and :class:`~sfumato.likelihoods.Gaussian` leaves it in evaluation.
+    The derivative with respect to v vanishes at its optimum, so v is a constant for the gradient. It looks at the data
+    that it scores: fit for training only, and :class:`~sfumato.likelihoods.Gaussian` leaves it in evaluation.
 
     Reference: Simple and Effective VAE Training with Calibrated Decoders, Rybkin et al., 2021,
     https://arxiv.org/abs/2006.13202.
@@ -47,4 +47,5 @@ class OptimalNormal(Distribution):
         variance = (value - self.location).detach().square().mean().clamp(min=self.floor)
         self.remember(variance)
         log_variance = variance.log().expand_as(self.location)
-        return independent_normal(self.location, log_variance, self.event_dims).log_prob(value)
+        normal: Distribution = independent_normal(self.location, log_variance, self.event_dims)
+        return normal.log_prob(value)

@@ -14,10 +14,10 @@ from sfumato.core.spec import Range, Shape, register
 @final
 @register("likelihood")
 class Categorical(Likelihood):
-    r"""p(x_i = k | z) = softmax(logits_i)_k, ``levels`` logits for each value; x holds whole numbers 0 ... levels - 1.
+    r"""p(x_i = k | z) = softmax(logits_i)_k, ``levels`` logits for each value; x holds 0, 1, ..., levels - 1.
 
-    Reference: Pixel Recurrent Neural Networks, van den Oord et al., 2016, https://arxiv.org/abs/1601.06759 (softmax over
-    levels).
+    Reference: Pixel Recurrent Neural Networks, van den Oord et al., 2016, https://arxiv.org/abs/1601.06759 (softmax
+    over levels).
 
     Args:
         shape: the shape of one example.

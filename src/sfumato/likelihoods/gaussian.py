@@ -30,9 +30,9 @@ class Gaussian(Likelihood):
 
     Args:
         shape: the shape of one example.
-        variance: ``fixed`` at ``scale``^2; ``shared``, one learned number; ``per_dimension``, one learned number for each
-            dimension; ``predicted``, given by the decoder for each value (2 numbers a value); ``optimal``, the mean squared
-            error of each training batch, whose running average is used outside training.
+        variance: ``fixed`` at ``scale``^2; ``shared``, one learned number; ``per_dimension``, one learned number for
+            each dimension; ``predicted``, given by the decoder for each value (2 numbers a value); ``optimal``, the
+            mean squared error of each training batch, whose running average is used outside training.
         scale: the standard deviation, where fixed, or at the start, in the units of x.
 
     Returns (call):

@@ -36,8 +36,8 @@ class VAE(nn.Module):
         decoder: g, z to the numbers that the likelihood needs: ``out_shape = likelihood.parameter_shape``.
         likelihood: p(x | z).
 
-    All labels are class numbers 0 ... num_classes - 1, -1 where unknown. Methods that draw take ``generator``, a seed or a
-    ``torch.Generator``, and then leave torch's own random state as it was.
+    All labels are class numbers 0 ... num_classes - 1, -1 where unknown. Methods that draw take ``generator``, a seed
+    or a ``torch.Generator``, and then leave torch's own random state as it was.
 
     >>> from sfumato.networks import MLP
     >>> from sfumato.priors import StandardNormal
@@ -57,13 +57,13 @@ class VAE(nn.Module):
         super().__init__()
         if not prior.latent_shape == posterior.latent_shape == decoder.in_shape:
             raise UserError(
-                f"VAE needs one latent shape; got prior {prior.latent_shape}, posterior {posterior.latent_shape}, decoder "
-                f"in_shape {decoder.in_shape}. Give all three the same."
+                f"VAE needs one latent shape; got prior {prior.latent_shape}, posterior {posterior.latent_shape}, "
+                f"decoder in_shape {decoder.in_shape}. Give all three the same."
             )
         if decoder.out_shape != likelihood.parameter_shape:
             raise UserError(
-                f"{type(likelihood).__name__} needs {likelihood.numbers_per_value} numbers for each data value: a decoder "
-                f"with out_shape={likelihood.parameter_shape}; got {decoder.out_shape}. Build it with that shape."
+                f"{type(likelihood).__name__} needs {likelihood.numbers_per_value} numbers for each data value: a "
+                f"decoder with out_shape={likelihood.parameter_shape}; got {decoder.out_shape}. Build it like that."
             )
         self.prior, self.posterior, self.decoder, self.likelihood = prior, posterior, decoder, likelihood
 
@@ -148,7 +148,7 @@ class VAE(nn.Module):
     def reconstruct(
         self, x: Tensor, y: Tensor | None = None, *, generator: Noise = None, noise: bool = False
     ) -> Tensor:
-        """Return the expected data of p(x | z) at the posterior's mean, or with ``noise`` at a draw from it: (batch, *data)."""
+        """Return the expected data, (batch, *data), at the posterior's mean or, with ``noise``, at a draw from it."""
         posterior = self.encode(x, y)
         with fixed_noise(generator, x.device):
             z = posterior.sample() if noise else posterior.mean
@@ -170,8 +170,8 @@ class VAE(nn.Module):
             end: (batch, *data).
             steps: points on the path, both ends included.
             y: class numbers for the networks that see them.
-            path: spherical (White, 2016, https://arxiv.org/abs/1609.04468), which keeps to the radius where the prior has
-                its mass, or linear.
+            path: spherical (White, 2016, https://arxiv.org/abs/1609.04468), which keeps to the radius where the prior
+                has its mass, or linear.
 
         Returns:
             (steps, batch, *data).
@@ -217,7 +217,7 @@ def tempered(distribution: Distribution, temperature: float) -> Distribution:
 
 
 def spherical(z0: Tensor, z1: Tensor, weight: Tensor) -> Tensor:
-    """Return the point at ``weight`` in [0, 1] on the great arc from z0 to z1, (batch, latent); linear where they are parallel."""
+    """Return the point at ``weight`` in [0, 1] on the great arc from z0 to z1, (batch, latent); linear if parallel."""
     cosine = nn.functional.cosine_similarity(z0, z1, dim=-1).clamp(-1, 1).unsqueeze(-1)
     angle = cosine.acos()
     sine = angle.sin()

@@ -1,4 +1,4 @@
-"""Networks: tensor to tensor, no probability. Each has ``in_shape`` and ``out_shape`` and takes any leading dimensions."""
+"""Networks: tensor to tensor, no probability. Each has ``in_shape``, ``out_shape`` and takes any leading dimensions."""
 
 from sfumato.networks.convolution import ConvDecoder, ConvEncoder
 from sfumato.networks.label import WithLabel

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
+
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import as_normal
 from sfumato.core.interfaces import Objective, ObjectiveOutput
@@ -28,8 +30,8 @@ class NaivePenalty(Objective):
         variance_weight: b.
 
     Returns (call):
-        losses {"model": (batch,)}; values ``mean_penalty`` = |mu|^2, ``variance_penalty`` = |log sigma^2|^2 and those of
-        :func:`~sfumato.objectives.values.reported`.
+        losses {"model": (batch,)}; values ``mean_penalty`` = |mu|^2, ``variance_penalty`` = |log sigma^2|^2 and those
+        of :func:`~sfumato.objectives.values.reported`.
 
     >>> NaivePenalty(mean_weight=1.0, variance_weight=0.1).samples
     1
@@ -50,7 +52,7 @@ class NaivePenalty(Objective):
             dims, batch = len(level.posterior.event_shape), terms.x.shape[0]
             means.append(sum_event(normal.loc.square(), dims).reshape(-1, batch).mean(0))
             variances.append(sum_event((2 * normal.scale.log()).square(), dims).reshape(-1, batch).mean(0))
-        mean_penalty, variance_penalty = sum(means), sum(variances)
+        mean_penalty, variance_penalty = torch.stack(means).sum(0), torch.stack(variances).sum(0)
         loss = reconstruction + self.mean_weight * mean_penalty + self.variance_weight * variance_penalty
         values = reported(terms, kl_of(terms))
         values |= {"mean_penalty": mean_penalty.detach(), "variance_penalty": variance_penalty.detach()}

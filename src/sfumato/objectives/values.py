@@ -11,8 +11,8 @@ from sfumato.core.terms import Terms
 def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
     """Return name -> (batch,) in nats (sigma has the unit of z), detached.
 
-    ``reconstruction`` is -log p(x | z), averaged over the samples; ``elbo`` = -reconstruction - kl, at beta = 1 whatever
-    the objective's beta is; ``kl_mean`` + ``kl_variance`` are the two parts of a Gaussian KL.
+    ``reconstruction`` is -log p(x | z), averaged over the samples; ``elbo`` = -reconstruction - kl, at beta = 1
+    whatever the objective's beta is; ``kl_mean`` + ``kl_variance`` are the two parts of a Gaussian KL.
 
     Args:
         terms: what the model said.
@@ -32,7 +32,7 @@ def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
 
 
 def kl_of(terms: Terms, analytic: bool = True) -> Tensor | None:
-    """Return KL(q || p) of each level, (levels, batch): the closed form where asked for and known, else the sampled one."""
+    """Return KL(q || p) of each level, (levels, batch): in closed form where asked for and known, else sampled."""
     exact = terms.kl if analytic else None
     return terms.sampled_kl if exact is None else exact
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, Normal
 
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import independent_normal
@@ -58,7 +58,7 @@ class DiagonalGaussian(Posterior):
         self.latent_shape = mean.out_shape
         self.sees_label = any(part.sees_label for part in (mean, log_variance, trunk) if part is not None)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Independent:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Independent[Normal]:
         """Return q(z | x), or q(z | x, y) with networks that see the label."""
         features = x if self.trunk is None else self.trunk(x, y)
         log_variance = soft_bound(self.log_variance(features, y), *LOG_VARIANCE_BOUNDS)

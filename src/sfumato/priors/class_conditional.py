@@ -18,8 +18,8 @@ from sfumato.distributions import LabelledMixture
 class ClassConditional(Prior):
     r"""p(z | y) = N(mu^y, I) with learned means, and p(y) the frequencies of the classes.
 
-    KL = 1/2 sum_i (-log sigma_i^2 + (mu_i - mu_i^y)^2 + sigma_i^2 - 1) for a known label. Where the label is missing (-1)
-    the prior is the mixture p(z) = sum_y p(y) N(mu^y, I).
+    KL = 1/2 sum_i (-log sigma_i^2 + (mu_i - mu_i^y)^2 + sigma_i^2 - 1) for a known label. Where the label is missing
+    (-1) the prior is the mixture p(z) = sum_y p(y) N(mu^y, I).
 
     Reference: Su Jianlin's conditional VAE; Semi-Supervised Learning with Deep Generative Models, Kingma et al., 2014,
     https://arxiv.org/abs/1406.5298.

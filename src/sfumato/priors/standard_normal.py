@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, Normal
 
 from sfumato.core.gaussians import independent_normal
 from sfumato.core.interfaces import Prior
@@ -37,6 +37,6 @@ class StandardNormal(Prior):
         self.latent_shape = (latent_dim,)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self, y: Tensor | None = None) -> Independent:
+    def forward(self, y: Tensor | None = None) -> Independent[Normal]:
         """Return N(0, I)."""
         return independent_normal(self.zeros, self.zeros)

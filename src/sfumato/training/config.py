@@ -26,8 +26,8 @@ class TrainingConfig:
         weight_decay: decoupled (AdamW), per unit of learning rate.
         clip_norm: the gradient's norm is cut to this after the backward pass; 0: never.
         ema_decay: of the averaged weights that are evaluated and kept; 0: no averaging.
-        precision: ``float32``; ``bf16``, autocast in the training step; ``auto``: bf16 where the hardware computes in it.
-            Evaluation is in float32 whatever this says.
+        precision: ``float32``; ``bf16``, autocast in the training step; ``auto``: bf16 where the hardware computes in
+            it. Evaluation is in float32 whatever this says.
         seed: of the order of the data and of all noise.
         log_every: steps between lines of metrics.
         evaluate_every: steps between evaluations on the validation split.

@@ -105,7 +105,8 @@ class Trainer:
 
     def resume(self) -> int:
         """Take over the latest checkpoint that verifies; return its step (0: there is none, start at the beginning)."""
-        assert self.folder is not None and self.checkpoints is not None
+        assert self.folder is not None
+        assert self.checkpoints is not None
         latest = self.checkpoints.latest()
         self._tell_warnings()
         if latest is None:
@@ -170,10 +171,10 @@ class Trainer:
         loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
-        verdict = state.guard.judge(float(loss), float(norm))
+        verdict = state.guard.judge(float(loss.detach()), float(norm.detach()))
         if verdict == "accept":
             state.optimizer.step()
-            self.model.accept_step()
+            self.model.accept_step()  # type: ignore[operator]
             state.average.update_parameters(self.model)
             state.accumulate({"loss": torch.stack(list(output.losses.values())).sum(0), **output.values})
         else:
@@ -218,7 +219,7 @@ class Trainer:
         )
         state.note_evaluation(values.pop("final_loss"), config.patience)
         line = {"step": state.step, "split": "validation", **values}
-        self._write(line | self.listener.on_evaluation(line, state.averaged))
+        self._write({**line, **self.listener.on_evaluation(line, state.averaged)})
 
     def _write(self, line: dict[str, Any]) -> None:
         """Append to the metrics; lines that find no room wait for the next."""
@@ -232,7 +233,7 @@ class Trainer:
             self.listener.say(str(error))
 
     def _keep_good(self) -> None:
-        """Remember this step as the one to go back to; only steps of the schedule count, so that an interruption changes nothing."""
+        """Remember this step to go back to; only steps of the schedule, so that an interruption changes nothing."""
         position = self.folder.metrics.position() if self.folder else 0
         self._good = (*self.state.capture(), position)
         self._good_step = self.state.step
@@ -292,9 +293,9 @@ class Trainer:
     def _obituary(self) -> str:
         kept = f"The checkpoint of step {self._good_step:,} is good." if self.folder else "Nothing was written."
         return (
-            f"step {self.state.step:,}: stopped, {self._trouble}, and {self.state.guard.recoveries} recoveries did not help. "
-            f"{kept} Likely causes: 1. the learning rate {self.config.learning_rate:g} is high for this model (try --lr "
-            f"{self.config.learning_rate / 10:g}); 2. extreme values in the data (try sfumato inspect)."
+            f"step {self.state.step:,}: stopped, {self._trouble}, and {self.state.guard.recoveries} recoveries did not "
+            f"help. {kept} Likely causes: 1. the learning rate {self.config.learning_rate:g} is high for this model "
+            f"(try --lr {self.config.learning_rate / 10:g}); 2. extreme values in the data (try sfumato inspect)."
         )
 
     def _tell_warnings(self) -> None:

@@ -26,9 +26,9 @@ def validate(
 ) -> dict[str, float]:
     """Return the means over ``examples`` of the objective's values, in float32, nats.
 
-    ``loss`` is the objective at ``step``, with the beta that training has there; ``final_loss`` the one at ``last_step``,
-    when every schedule has ended, by which evaluations can be compared. A non-finite example makes its mean non-finite:
-    nothing is dropped.
+    ``loss`` is the objective at ``step``, with the beta that training has there; ``final_loss`` the one at
+    ``last_step``, when every schedule has ended, by which evaluations can be compared. A non-finite example makes its
+    mean non-finite: nothing is dropped.
 
     Args:
         model: in any mode; put into evaluation mode and back.
