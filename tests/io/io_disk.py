@@ -59,9 +59,9 @@ def recorded(monkeypatch, root):
         real["rmdir" if os.path.isdir(place(path, dir_fd)) else "unlink"](path, dir_fd=dir_fd)
         note("remove", place(path, dir_fd))
 
-    fakes = dict(open=opened, write=written, fsync=synced, mkdir=made, rename=moved, replace=moved)
+    fakes = {"open": opened, "write": written, "fsync": synced, "mkdir": made, "rename": moved, "replace": moved}
     with monkeypatch.context() as patch:
-        for name, fake in (fakes | dict(unlink=removed, rmdir=removed)).items():
+        for name, fake in (fakes | {"unlink": removed, "rmdir": removed}).items():
             patch.setattr(os, name, fake)
         yield log
 

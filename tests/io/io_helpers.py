@@ -113,11 +113,12 @@ def at_call(monkeypatch, number, action, calls=("open", "write", "fsync", "mkdir
             if now and before:
                 fired.done = True
                 action()
-            result = real(*args, **kwargs)
-            if now and not before:
-                fired.done = True
-                action()
-            return result
+            try:
+                return real(*args, **kwargs)
+            finally:
+                if now and not before:
+                    fired.done = True
+                    action()
 
         return call
 

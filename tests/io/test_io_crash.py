@@ -1,5 +1,6 @@
 """Crash states (T4): after a power cut at any moment the right checkpoint is there, and writers that err are caught."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from sfumato.io.checkpoints import Checkpoints
 from sfumato.io.folder import load_model, save_model
 
 HARD = bool(os.environ.get("SFUMATO_HARD"))
-STATES = 10_000 if HARD else 1_200
+STATES = 10_000 if HARD else 800
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def manifest_first(patch):
 def test_a_writer_that_errs_is_caught(mutant, monkeypatch, tmp_path, fast):
     with monkeypatch.context() as patch:
         mutant(patch)
-        with pytest.raises(AssertionError, match="half-|lost|wrong"):
+        with pytest.raises(AssertionError, match=r"half-|lost|wrong"):
             prove_checkpoints(monkeypatch, tmp_path, fast, STATES)
 
 
@@ -175,11 +176,13 @@ def prove_model(monkeypatch, root, target, count):
     found = set()
     for path, done in states(log, root, target, count):
         announced = last_returned(done)
-        try:
-            module, card = load_model(os.path.join(path, "model"), kind="tiny")
-        except UserError as error:
-            assert announced == 0, f"an announced model is lost: {error}"
+        with contextlib.suppress(UserError):
+            loaded = None
+            loaded = load_model(os.path.join(path, "model"), kind="tiny")
+        if loaded is None:
+            assert announced == 0, "an announced model is lost"
             continue
+        module, card = loaded
         assert card["number"] >= announced, "an announced model is lost"
         assert torch.equal(module.out.weight, models[card["number"] - 1].out.weight)
         found.add(card["number"])

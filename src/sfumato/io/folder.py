@@ -131,8 +131,9 @@ def _build(spec: Any, kind: str, source: str) -> nn.Module:
     """Build a module from what a file says; whatever a constructor objects to is the file's fault."""
     try:
         module = from_spec(spec, kind, f"{source}: model")
-    except UserError:
-        raise
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(source) else f"{source}: {text}") from None
     except Exception as error:
         raise UserError(f"{source} describes a model that cannot be built ({error}). Use the original file.") from error
     if not isinstance(module, nn.Module):
@@ -163,7 +164,7 @@ def _refuse_other_things(path: Path) -> None:
     """Raise UserError for what people offer as a model and is none."""
     if path.is_file():
         with explained(path, "read"), path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(16)
         refuse_pickle(b"\x80" if path.suffix.lower() in _PICKLE_SUFFIXES else head, shown(path))
         raise UserError(f"{shown(path)} is a file. Give the model folder that holds {CONFIG} and {WEIGHTS}.")
     if path.is_dir() and not (path / CONFIG).exists():

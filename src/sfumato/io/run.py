@@ -138,7 +138,7 @@ class Metrics:
         if size < position:
             what = f"has {size:,} bytes" if there else "is missing"
             raise DamagedError(
-                f"{shown(self.path)} {what}; when the checkpoint was written it had {position:,}. "
+                f"{shown(self.path)} {what}; when the checkpoint was written it had {position:,} bytes. "
                 "Use an intact copy of the run."
             )
         if size > position:

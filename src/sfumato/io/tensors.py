@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
         memory = value.untyped_storage().data_ptr()
         plain[name] = value.clone() if memory in seen else value
         seen.add(memory)
-    return safetensors.torch.save(plain, header)
+    return _sorted_header(safetensors.torch.save(plain, header))
 
 
 def unpack(data: bytes, source: str) -> dict[str, Tensor]:
@@ -43,20 +44,30 @@ def unpack(data: bytes, source: str) -> dict[str, Tensor]:
     Raises:
         UserError: a pickle, or anything else that is not a whole safetensors file.
     """
-    refuse_pickle(data, source)
     try:
         return safetensors.torch.load(data)
     except Exception as error:  # SafetensorError, or what torch says to a header that lies
+        refuse_pickle(data, source)
         raise UserError(f"{source} is not a whole safetensors file ({error}). Use an intact copy.") from None
 
 
 def refuse_pickle(data: bytes, source: str) -> None:
     """Raise UserError when ``data`` begins as a pickle or a zip of pickles does; it is never opened."""
-    if data.startswith(_PICKLES):
+    if data.startswith(_PICKLES) and data[8:9] != b"{":  # safetensors: the length of a header, then the header
         raise UserError(
             f"{source} is a pickle (or a zip of them), which can run any program when opened, so it is not opened. "
             "Use a model folder written by sfumato (config.json and model.safetensors)."
         )
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """Return the same file with its texts in the order of their names: the same tensors are then the same bytes."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
