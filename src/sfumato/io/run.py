@@ -31,6 +31,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.report = self.path / "report.html"
+        self.evaluation = self.path / "evaluation.json"
         self.metrics = Metrics(self.path / "metrics.jsonl")
 
     def create(self) -> RunFolder:
@@ -39,12 +40,16 @@ class RunFolder:
         Raises:
             UserError: something is there already (an empty folder is taken).
         """
+        self.refuse_existing()
+        store.make_folder(self.path)
+        return self
+
+    def refuse_existing(self) -> None:
+        """Raise UserError when something is there already (an empty folder is taken)."""
         if os.path.lexists(self.path) and not (self.path.is_dir() and not os.listdir(self.path)):
             raise UserError(
                 f"{shown(self.path)} exists. Choose another with --out, or go on with --resume {shown(self.path)}."
             )
-        store.make_folder(self.path)
-        return self
 
     def lock(self) -> RunLock:
         """Return the lock of the run, to be held (``with``) for as long as it trains."""
@@ -75,6 +80,18 @@ class RunFolder:
         if not isinstance(content, dict):
             raise DamagedError(f"{shown(self.run)} is not the description of a run. Use the original file.")
         return content
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Write ``evaluation.json``; a number that is not finite is written as null."""
+        store.write_file(self.evaluation, strict_json.dump(_finite(evaluation)))
+
+    def read_evaluation(self) -> dict[str, Any] | None:
+        """Return the content of ``evaluation.json``, or None where there is none yet."""
+        if not self.evaluation.is_file():
+            return None
+        with explained(self.evaluation, "read"):
+            content = strict_json.parse(self.evaluation.read_bytes(), shown(self.evaluation))
+        return content if isinstance(content, dict) else None
 
     def open_checkpoints(self, keep: int = 2) -> Checkpoints:
         """Return the checkpoints of the run."""

@@ -160,6 +160,14 @@ class Trainer:
                 self._save()
         return self._outcome(interruption.signal)
 
+    def measured_step(self, step: int) -> None:
+        """Do a step whose only purpose is the time it takes."""
+        self._step(step)
+
+    def measured_evaluation(self) -> None:
+        """Evaluate, for the time it takes."""
+        self._validate()
+
     def _step(self, step: int) -> Verdict:
         """Do one step, or leave everything as it was."""
         state, config = self.state, self.config
@@ -206,20 +214,23 @@ class Trainer:
         self._write(line)
 
     def _evaluate(self) -> None:
-        state, config = self.state, self.config
-        values = validate(
-            state.averaged,
+        state = self.state
+        values = self._validate()
+        state.note_evaluation(values.pop("final_loss"), self.config.patience)
+        line = {"step": state.step, "split": "validation", **values}
+        self._write({**line, **self.listener.on_evaluation(line, state.averaged)})
+
+    def _validate(self) -> dict[str, float]:
+        return validate(
+            self.state.averaged,
             self.objective,
             self.validation,
             self.preprocessing,
-            state.step,
-            config.steps,
-            config.seed,
+            self.state.step,
+            self.config.steps,
+            self.config.seed,
             self.runtime.device,
         )
-        state.note_evaluation(values.pop("final_loss"), config.patience)
-        line = {"step": state.step, "split": "validation", **values}
-        self._write({**line, **self.listener.on_evaluation(line, state.averaged)})
 
     def _write(self, line: dict[str, Any]) -> None:
         """Append to the metrics; lines that find no room wait for the next."""

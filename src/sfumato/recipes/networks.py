@@ -1,0 +1,98 @@
+"""Which networks a recipe gives to a model: a posterior and a decoder for any data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sfumato.core.interfaces import Network, Posterior
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel
+from sfumato.posteriors import DiagonalGaussian
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name for a pair of networks.
+
+    Args:
+        name: what ``--recipe`` takes.
+        about: what it is for.
+        posterior: (shape of an example, latent_dim, classes that the encoder sees or 0) -> q(z | x).
+        decoder: (latent_dim, shape of the likelihood's parameters, classes that it sees or 0) -> g.
+    """
+
+    name: str
+    about: str
+    posterior: Callable[[Shape, int, int], Posterior]
+    decoder: Callable[[int, Shape, int], Network]
+
+
+def labelled(build: Callable[[Shape], Network], shape: Shape, num_classes: int) -> Network:
+    """Return ``build(shape)``, or with classes a network that sees the label beside an input of ``shape``."""
+    if not num_classes:
+        return build(shape)
+    return WithLabel(build((shape[0] + num_classes, *shape[1:])), num_classes)
+
+
+def heads(trunk: Network, latent_dim: int) -> DiagonalGaussian:
+    """Return the posterior with two affine heads on ``trunk``."""
+    mean, log_variance = (MLP(trunk.out_shape, (latent_dim,), hidden=()) for _ in range(2))
+    return DiagonalGaussian(mean, log_variance, trunk)
+
+
+def mlp(widths: tuple[int, ...] = (300, 300), gated: bool = True) -> Recipe:
+    """Fully connected, gated 300-300 as in Tomczak and Welling, 2018; one trunk with two heads."""
+
+    def posterior(shape: Shape, latent_dim: int, num_classes: int) -> Posterior:
+        *hidden, last = widths
+
+        def trunk(in_shape: Shape) -> Network:
+            return MLP(in_shape, (last,), tuple(hidden), gated, activate_output=True)
+
+        return heads(labelled(trunk, shape, num_classes), latent_dim)
+
+    def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:
+        return labelled(lambda shape: MLP(shape, out_shape, widths[::-1], gated), (latent_dim,), num_classes)
+
+    return Recipe("mlp", "small images, vectors, tables", posterior, decoder)
+
+
+def article() -> Recipe:
+    """Two separate encoders f1 and f2 and a generator g, each fully connected: the article's picture."""
+
+    def posterior(shape: Shape, latent_dim: int, num_classes: int) -> Posterior:
+        def encoder(in_shape: Shape) -> Network:
+            return MLP(in_shape, (latent_dim,))
+
+        f1, f2 = (labelled(encoder, shape, num_classes) for _ in range(2))
+        return DiagonalGaussian(mean=f1, log_variance=f2)
+
+    def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:
+        return labelled(lambda shape: MLP(shape, out_shape), (latent_dim,), num_classes)
+
+    return Recipe("article", "two separate encoders, as the article draws them", posterior, decoder)
+
+
+def conv(name: str, widths: tuple[int, ...], features: int, about: str) -> Recipe:
+    """Residual convolutions, one trunk with two heads."""
+
+    def posterior(shape: Shape, latent_dim: int, num_classes: int) -> Posterior:
+        return heads(labelled(lambda s: ConvEncoder(s, (features,), widths), shape, num_classes), latent_dim)
+
+    def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:
+        return labelled(lambda shape: ConvDecoder(shape, out_shape, widths), (latent_dim,), num_classes)
+
+    return Recipe(name, about, posterior, decoder)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        mlp(),
+        article(),
+        conv("conv-small", (32, 64), 256, "images up to about 64 pixels"),
+        conv("conv-large", (32, 64, 128, 256), 512, "larger images, with more time or a GPU"),
+    )
+}

@@ -1,0 +1,251 @@
+"""From data and a few options to everything a training needs, each choice with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sfumato import likelihoods
+from sfumato.core.errors import UserError, did_you_mean
+from sfumato.core.interfaces import Likelihood, Objective
+from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.schedules import Constant, WarmUp, WarmUpCosine
+from sfumato.core.spec import NonNegative, Size, checked, from_spec, to_spec
+from sfumato.data import (
+    Dataset,
+    Decision,
+    Inspection,
+    Preprocessing,
+    build_preprocessing,
+    decide,
+    decided,
+    inspect_dataset,
+)
+from sfumato.models import VAE
+from sfumato.objectives import ELBO
+from sfumato.recipes.networks import RECIPES
+from sfumato.recipes.vae import Condition, build_vae
+from sfumato.training import TrainingConfig
+from sfumato.training.budget import steps_in
+
+WEIGHTS = 0x77656967  # "weig": keeps these random numbers apart from others with the same seed
+DEFAULT_SECONDS = 240.0
+MOST_EPOCHS = 300
+EVALUATIONS = 25
+PATIENCE = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask for; None is "decide for me".
+
+    Args:
+        recipe: a name of ``RECIPES``.
+        latent_dim: the number of dimensions of z.
+        conditional: whether every class owns a learned mean.
+        condition: who sees y besides the prior: prior (nobody), decoder, encoder, both.
+        likelihood: bernoulli, gaussian, logistic, categorical.
+        binarise: none, fixed, dynamic.
+        beta: the weight of the KL term.
+        epochs: passes over the training split.
+        steps: optimizer steps.
+        seconds: the time that training may take.
+        batch_size: examples a step.
+        learning_rate: Adam's, at its peak.
+        seed: of the weights, the order and all noise.
+    """
+
+    recipe: str | None = None
+    latent_dim: int | None = None
+    conditional: bool | None = None
+    condition: Condition = "prior"
+    likelihood: str | None = None
+    binarise: str | None = None
+    beta: float = 1.0
+    epochs: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is needed to train.
+
+    Args:
+        model: with fresh weights, a function of the seed.
+        objective: what is minimised.
+        preprocessing: fitted.
+        config: every number.
+        dataset: as it came; ``preprocessing.prepare`` gives what is trained on.
+        inspection: the facts about it.
+        decisions: what was chosen, and why.
+    """
+
+    model: VAE
+    objective: Objective
+    preprocessing: Preprocessing
+    config: TrainingConfig
+    dataset: Dataset
+    inspection: Inspection
+    decisions: tuple[Decision, ...]
+
+
+def plan(dataset: Dataset, options: Options) -> Run:
+    """Decide what was not asked for.
+
+    Raises:
+        UserError: an option that does not exist, or does not fit the data.
+    """
+    facts = inspect_dataset(dataset)
+    decisions = decide(facts, options.likelihood, options.binarise)
+    preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
+    recipe = _recipe(facts, options)
+    latent = _latent_dim(facts, options)
+    classes, frequencies = _classes(dataset, facts, options)
+    likelihood = build_likelihood(decisions, dataset.shape)
+    decisions += [recipe, latent, *([classes] if classes else [])]
+    tree = to_spec(build_vae(RECIPES[recipe.value], likelihood, latent.value, frequencies, options.condition))
+    model = fresh_model(tree, options.seed)
+    config, more = _training(dataset, facts, options)
+    objective = _objective(options.beta, config.steps)
+    if _budget(options):
+        seconds = options.seconds or DEFAULT_SECONDS
+        prepared = preprocessing.prepare(dataset)
+        train, validation = prepared.split("train"), prepared.split("validation")
+        steps = steps_in(seconds, model, objective, train, validation, preprocessing, config)
+        steps = min(steps, config.steps) if options.seconds is None else steps
+        config = schedule_for(config, steps)
+        objective = _objective(options.beta, config.steps)
+    decisions += [_duration(config, options, facts), *more]
+    return Run(model, objective, preprocessing, config, dataset, facts, tuple(decisions))
+
+
+def fresh_model(tree: Mapping[str, Any], seed: int) -> VAE:
+    """Return the model that ``tree`` describes, its weights a function of ``seed``."""
+    with fixed_noise(seed_for(WEIGHTS, seed)):
+        model: VAE = from_spec(tree, "model", "model")
+    return model
+
+
+def build_likelihood(decisions: list[Decision], shape: tuple[int, ...]) -> Likelihood:
+    """Return the likelihood that was decided."""
+    name, levels = decided(decisions, "likelihood"), decided(decisions, "levels", 256)
+    if name == "bernoulli":
+        return likelihoods.Bernoulli(shape)
+    if name == "logistic":
+        return likelihoods.DiscretizedLogistic(shape, levels)
+    if name == "categorical":
+        return likelihoods.Categorical(shape, levels)
+    return likelihoods.Gaussian(shape, decided(decisions, "variance", "shared"))
+
+
+def schedule_for(config: TrainingConfig, steps: int) -> TrainingConfig:
+    """Return ``config`` for another number of steps: schedule, evaluations and checkpoints spread over them."""
+    every = max(1, math.ceil(steps / EVALUATIONS))
+    return replace(
+        config,
+        steps=steps,
+        schedule=WarmUpCosine(steps, warmup=min(500, steps // 20)),
+        log_every=max(1, every // 4),
+        evaluate_every=every,
+        checkpoint_every=every,
+    )
+
+
+def _recipe(facts: Inspection, options: Options) -> Decision:
+    if options.recipe is not None:
+        if options.recipe not in RECIPES:
+            raise UserError(f"there is no recipe '{options.recipe}'. {did_you_mean(options.recipe, RECIPES)}")
+        if options.recipe.startswith("conv") and facts.layout != "images":
+            raise UserError(f"recipe {options.recipe} needs images; {facts.source} holds none. Use --recipe mlp.")
+        return Decision("recipe", options.recipe, "asked for", "--recipe NAME", "user")
+    if facts.layout != "images":
+        return Decision("recipe", "mlp", f"{facts.dimensions} values an example", "--recipe article", "auto")
+    size = "x".join(map(str, facts.shape[1:]))
+    if facts.dimensions <= 1024:
+        return Decision("recipe", "mlp", f"small grey images, {size}", "--recipe conv-small", "auto")
+    name = "conv-small" if max(facts.shape[1:]) <= 64 else "conv-large"
+    return Decision("recipe", name, f"images of {facts.shape[0]} channels, {size}", "--recipe mlp", "auto")
+
+
+def _latent_dim(facts: Inspection, options: Options) -> Decision:
+    if options.latent_dim is not None:
+        dim = checked(options.latent_dim, Size, "--latent-dim")
+        return Decision("latent", dim, "asked for", "--latent-dim N", "user")
+    dim = 2 ** math.ceil(math.log2(max(2, facts.pca_95)))
+    dim = max(1, min(dim, 32, facts.dimensions))
+    because = f"{facts.pca_95} principal components hold 95 % of the variance"
+    return Decision("latent", dim, because, "--latent-dim N", "auto")
+
+
+def _classes(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Decision | None, tuple[float, ...]]:
+    """Return the decision about classes, if there are any, and p(y) on the training split."""
+    there = dataset.num_classes >= 2
+    if options.conditional and not there:
+        raise UserError(
+            f"--conditional needs classes; {facts.source} has none. Use sub-folders, y in the npz, or --label COLUMN."
+        )
+    if options.condition != "prior" and not (there and options.conditional is not False):
+        raise UserError(f"--condition {options.condition} needs a conditional model. Add --conditional and classes.")
+    if not there:
+        return None, ()
+    if options.conditional is False:
+        return Decision("classes", "not used", "asked for", "--conditional", "user"), ()
+    assert dataset.y is not None
+    labels = dataset.y[dataset.rows("train")]
+    counts = [int((labels == number).sum()) + 1 for number in range(dataset.num_classes)]
+    source = "auto" if options.conditional is None and options.condition == "prior" else "user"
+    value = "learned means" if options.condition == "prior" else f"learned means, seen by {options.condition}"
+    because = f"{dataset.num_classes} classes: each owns a mean of the prior"
+    frequencies = tuple(count / sum(counts) for count in counts)
+    return Decision("classes", value, because, "--no-conditional", source), frequencies  # type: ignore[arg-type]
+
+
+def _training(dataset: Dataset, facts: Inspection, options: Options) -> tuple[TrainingConfig, list[Decision]]:
+    """Return the configuration for the longest training that is allowed, and the decisions about it."""
+    count = len(dataset.rows("train"))
+    batch = min(128, max(8, 2 ** round(math.log2(max(8, count / 20)))))
+    more = []
+    if options.batch_size is not None:
+        batch = checked(options.batch_size, Size, "--batch")
+        more.append(Decision("batch", batch, "asked for", "--batch N", "user"))
+    epochs = checked(options.epochs or MOST_EPOCHS, float, "--epochs")
+    if epochs <= 0:
+        raise UserError(f"--epochs must be above 0; got {epochs:g}.")
+    steps = options.steps or max(1, round(epochs * math.ceil(count / batch)))
+    config = TrainingConfig(
+        steps=steps,
+        batch_size=batch,
+        learning_rate=options.learning_rate or 1e-3,
+        clip_norm=10 * math.sqrt(facts.dimensions),
+        seed=options.seed,
+        patience=PATIENCE,
+    )
+    return schedule_for(config, steps), more
+
+
+def _budget(options: Options) -> bool:
+    return options.seconds is not None or (options.epochs is None and options.steps is None)
+
+
+def _duration(config: TrainingConfig, options: Options, facts: Inspection) -> Decision:
+    epochs = config.steps * config.batch_size / facts.splits["train"]
+    value = f"{config.steps:,} steps of {config.batch_size}, about {epochs:,.0f} epochs"
+    if options.seconds is not None:
+        return Decision("steps", value, f"measured: they take about {options.seconds:g} s", "--time 10m", "user")
+    if options.epochs is not None or options.steps is not None:
+        return Decision("steps", value, "asked for", "--epochs N", "user")
+    most = f"at most {DEFAULT_SECONDS / 60:g} min here, at most {MOST_EPOCHS} epochs"
+    return Decision("steps", value, most, "--time 10m", "auto")
+
+
+def _objective(beta: float, steps: int) -> ELBO:
+    """Return the ELBO whose KL warms up over the first tenth of the training."""
+    beta = checked(beta, NonNegative, "--beta")
+    warm = steps // 10
+    return ELBO(beta=beta, schedule=WarmUp(warm) if warm else Constant())

@@ -1,0 +1,98 @@
+"""Listeners of a training: the report that is redrawn at each evaluation, and two at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from sfumato.data import Dataset, Preprocessing
+from sfumato.evaluation import quick_look
+from sfumato.io.run import RunFolder
+from sfumato.models import PackagedModel
+from sfumato.report import write_report
+from sfumato.training import Listener
+
+
+class Both(Listener):
+    """Tells everything to two listeners.
+
+    Args:
+        first: asked first; what both add to a line of metrics is put together.
+        second: the other.
+    """
+
+    def __init__(self, first: Listener, second: Listener) -> None:
+        self.first, self.second = first, second
+
+    def say(self, sentence: str) -> None:
+        """Pass on a sentence."""
+        self.first.say(sentence)
+        self.second.say(sentence)
+
+    def on_start(self, step: int, steps: int, examples_per_step: int) -> None:
+        """Pass on the start."""
+        self.first.on_start(step, steps, examples_per_step)
+        self.second.on_start(step, steps, examples_per_step)
+
+    def on_step(self, step: int) -> None:
+        """Pass on a step."""
+        self.first.on_step(step)
+        self.second.on_step(step)
+
+    def on_metrics(self, line: Mapping[str, Any]) -> None:
+        """Pass on a line of metrics."""
+        self.first.on_metrics(line)
+        self.second.on_metrics(line)
+
+    def on_evaluation(self, line: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+        """Pass on an evaluation; the second hears what the first added."""
+        added = self.first.on_evaluation(line, model)
+        return {**added, **self.second.on_evaluation({**line, **added}, model)}
+
+
+class Reporter(Listener):
+    """Redraws ``report.html`` at each evaluation, and adds the latent dimensions to the metrics.
+
+    Args:
+        folder: the run.
+        preprocessing: raw data to the model's input.
+        dataset: prepared; its validation split is looked at while training.
+        steps: the steps that the training will have.
+    """
+
+    def __init__(self, folder: RunFolder, preprocessing: Preprocessing, dataset: Dataset, steps: int) -> None:
+        self.folder, self.preprocessing, self.dataset, self.steps = folder, preprocessing, dataset, steps
+        self.sentences: list[str] = []
+
+    def on_evaluation(self, line: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+        """Look at the latent dimensions and redraw."""
+        look = quick_look(model, self.dataset.split("validation"), self.preprocessing)  # type: ignore[arg-type]
+        packaged = PackagedModel(model, self.preprocessing, self.dataset.class_names)  # type: ignore[arg-type]
+        self.write(packaged, "running", line["step"], latest={**line, **look})
+        return look
+
+    def write(
+        self,
+        packaged: PackagedModel,
+        state: str,
+        step: int,
+        evaluation: dict[str, Any] | None = None,
+        sentences: Sequence[str] = (),
+        latest: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Redraw the report."""
+        metrics = self.folder.metrics.read() + ([dict(latest)] if latest else [])
+        write_report(
+            self.folder.report,
+            run=self.folder.read_run(),
+            metrics=metrics,
+            packaged=packaged,
+            dataset=self.dataset,
+            evaluation=evaluation,
+            verdict=sentences,
+            state=state,  # type: ignore[arg-type]
+            step=step,
+            steps=self.steps,
+        )

@@ -1,0 +1,257 @@
+"""``sfumato train``: from data to a run folder with a model, its evaluation and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sfumato.core.errors import UserError
+from sfumato.core.interfaces import Objective
+from sfumato.core.spec import from_spec, to_spec
+from sfumato.data import Dataset, Preprocessing, inspect_dataset, load_dataset
+from sfumato.evaluation import evaluate
+from sfumato.io.folder import save_model
+from sfumato.io.run import RunFolder
+from sfumato.models import VAE, PackagedModel
+from sfumato.recipes import Options, Run, fresh_model, plan
+from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
+from sfumato.verbs.listeners import Both, Reporter
+from sfumato.verbs.verdict import verdict
+
+EVALUATION_SAMPLES = 100
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a training left behind.
+
+    Args:
+        path: the run folder.
+        model: the best weights, with preprocessing and class names.
+        outcome: how the training ended.
+        evaluation: on the test split, or None where training was interrupted.
+        verdict: how good, what limits, whether longer helps: one sentence each.
+    """
+
+    path: Path
+    model: PackagedModel
+    outcome: Outcome
+    evaluation: dict[str, Any] | None
+    verdict: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"TrainedRun({self.path}: {self.model!r}, {self.outcome.step:,} steps)"
+
+
+def train(
+    source: Any,
+    *,
+    out: str | Path | None = None,
+    options: Options = Options(),  # noqa: B008 - immutable
+    reading: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+    on_decided: Callable[[Run, Path], None] | None = None,
+) -> TrainedRun:
+    """Inspect, decide, train, evaluate, report.
+
+    Args:
+        source: what :func:`~sfumato.data.load_dataset` takes, or a data set.
+        out: the run folder, by default ``runs/<name of the data>``; refused if it exists.
+        options: what was asked for.
+        reading: more arguments for ``load_dataset``: size, label, split, skip_bad.
+        config: the tree of a run (model, objective, training, preprocessing), instead of deciding; each key may be missing.
+        listener: told what happens.
+        on_decided: called with the plan and the folder before the first step.
+
+    Returns:
+        the run. An interrupted one has a checkpoint and no evaluation.
+
+    Raises:
+        UserError: data or options that cannot be used; then nothing was written. Diverged: see :class:`Trainer`.
+    """
+    if out is not None:
+        RunFolder(out).refuse_existing()
+    dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
+    folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
+    folder.refuse_existing()
+    run = configured(plan(dataset, options), config or {}, options.seed)
+    folder.create()
+    with folder.lock():
+        folder.write_run(description(run, folder.path.name))
+        if on_decided:
+            on_decided(run, folder.path)
+        return _train(run, folder, listener or Listener(), resumed=False)
+
+
+def resume(path: str | Path, *, source: Any = None, listener: Listener | None = None) -> TrainedRun:
+    """Go on with a run that was interrupted, bit for bit.
+
+    Args:
+        path: the run folder.
+        source: the data, if they came from an array; otherwise they are read again from where they were.
+        listener: told what happens.
+
+    Raises:
+        UserError: the run is finished; its data or files are not what they were.
+    """
+    folder = RunFolder(path)
+    decided = folder.read_run()
+    with folder.lock():
+        listener = listener or Listener()
+        run = reopen(decided, source)
+        for sentence in changed_surroundings(decided):
+            listener.say(sentence)
+        return _train(run, folder, listener, resumed=True)
+
+
+def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
+    """Return the run that ``run.json`` describes, with fresh weights; refuse data that are not the same."""
+    origin = dict(decided["data"]["origin"])
+    if source is not None:
+        origin["source"] = source
+    dataset = source if isinstance(source, Dataset) else load_dataset(**origin)
+    if dataset.fingerprint != decided["data"]["fingerprint"]:
+        raise UserError(
+            f"the data at {origin['source']} are not those this run was trained on (another fingerprint). "
+            "Put the original data back, or train a new run."
+        )
+    model = fresh_model(decided["model"], decided["training"]["seed"])
+    objective: Objective = from_spec(decided["objective"], "objective", "objective")
+    training: TrainingConfig = from_spec(decided["training"], "training", "training")
+    preprocessing = fitted(decided["preprocessing"], dataset)
+    return Run(model, objective, preprocessing, training, dataset, inspect_dataset(dataset), ())
+
+
+def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
+    """Return the preprocessing that ``tree`` describes, fitted to the training split where it has something to fit."""
+    preprocessing: Preprocessing = from_spec(tree, "preprocessing", "preprocessing")
+    fit = getattr(preprocessing, "fit", None)
+    if fit:
+        fit(dataset.array("train"))
+    return preprocessing
+
+
+def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
+    """Return ``run`` with the parts that a configuration file names put in the place of the decided ones."""
+    parts = ("model", "objective", "training", "preprocessing")
+    known = {*parts, "format_version", "name", "data", "decisions", "versions", "seed"}
+    for key in config:
+        if key not in known:
+            raise UserError(f"the configuration has no part '{key}'. Choose from: {', '.join(parts)}.")
+    trees: dict[str, Any] = {part: config[part] for part in parts if part in config}
+    if not trees:
+        return run
+    model: VAE = fresh_model(trees["model"], seed) if "model" in trees else run.model
+    training = from_spec(trees["training"], "training", "training") if "training" in trees else run.config
+    objective = from_spec(trees["objective"], "objective", "objective") if "objective" in trees else run.objective
+    preprocessing = fitted(trees["preprocessing"], run.dataset) if "preprocessing" in trees else run.preprocessing
+    if model.likelihood.shape != run.dataset.shape:
+        raise UserError(
+            f"the configured model is for examples of shape {model.likelihood.shape}; the data have "
+            f"{run.dataset.shape}. Change the shapes in the configuration."
+        )
+    return Run(model, objective, preprocessing, training, run.dataset, run.inspection, run.decisions)
+
+
+def description(run: Run, name: str) -> dict[str, Any]:
+    """Return what goes into ``run.json``: everything that was decided."""
+    dataset = run.dataset
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "data": {
+            "name": dataset.name,
+            "origin": dict(dataset.origin or {}),
+            "fingerprint": dataset.fingerprint,
+            "shape": list(dataset.shape),
+            "class_names": list(dataset.class_names),
+            "columns": list(dataset.columns),
+            "counts": {split: len(rows) for split, rows in dataset.splits.items()},
+            "left_out": [list(pair) for pair in dataset.left_out[:1000]],
+        },
+        "inspection": run.inspection.to_dict(),
+        "decisions": [decision.to_dict() for decision in run.decisions],
+        "model": to_spec(run.model),
+        "objective": to_spec(run.objective),
+        "training": to_spec(run.config),
+        "preprocessing": to_spec(run.preprocessing),
+        "versions": versions(),
+        "seed": run.config.seed,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that results may hang on."""
+    import torch
+
+    return {
+        "sfumato": metadata.version("sfumato"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def changed_surroundings(decided: Mapping[str, Any]) -> Sequence[str]:
+    """Return a sentence for each thing that makes a bit-exact continuation impossible to promise."""
+    before, now = decided.get("versions", {}), versions()
+    return [
+        f"bit-exact not promised: {name} was {before[name]} and is {now[name]}"
+        for name in ("torch", "threads")
+        if name in before and before[name] != now[name]
+    ]
+
+
+def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) -> TrainedRun:
+    """Train what is left, and finish."""
+    names = run.dataset.class_names
+    prepared = run.preprocessing.prepare(run.dataset)
+    reporter = Reporter(folder, run.preprocessing, prepared, run.config.steps)
+    items = None
+    if run.dataset.items:
+        items = [run.dataset.items[row] for row in run.dataset.rows("train")]
+    trainer = Trainer(
+        run.model,
+        run.objective,
+        prepared.split("train"),
+        prepared.split("validation"),
+        run.preprocessing,
+        run.config,
+        folder,
+        Both(reporter, listener),
+        items,
+    )
+    if resumed:
+        step = trainer.resume()
+        listener.say(f"resumed at step {step:,} of {run.config.steps:,} (bit for bit the same run)")
+    outcome = trainer.fit()
+    packaged = PackagedModel(run.model, run.preprocessing, names)
+    if not outcome.finished:
+        reporter.write(packaged, "stopped", outcome.step)
+        return TrainedRun(folder.path, packaged, outcome, None, ())
+    return finish(folder, packaged, prepared, outcome, reporter, listener)
+
+
+def finish(
+    folder: RunFolder,
+    packaged: PackagedModel,
+    dataset: Dataset,
+    outcome: Outcome,
+    reporter: Reporter,
+    listener: Listener,
+) -> TrainedRun:
+    """Save the model, evaluate it on the test split, write the verdict and the report."""
+    save_model(
+        folder.model, packaged, card={"step": outcome.best_step, "class_names": list(dataset.class_names)}, replace=True
+    )
+    listener.say(f"evaluating on {len(dataset.rows('test')):,} test examples")
+    packaged.eval()
+    result = evaluate(packaged.model, packaged.preprocessing, dataset, samples=EVALUATION_SAMPLES).to_dict()
+    sentences = verdict(result, folder.metrics.read(), outcome)
+    folder.write_evaluation({**result, "verdict": list(sentences)})
+    reporter.write(packaged, "finished", outcome.step, result, sentences)
+    return TrainedRun(folder.path, packaged, outcome, result, tuple(sentences))
