@@ -1,0 +1,136 @@
+"""The contract of ``sfumato.networks``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contract import Case, ModuleContract, Numbers, covered, documented, flat, numbers, public_classes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfumato import networks
+from sfumato.core.errors import UserError
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel
+
+LABELS = torch.tensor([0, 2, -1, 1])
+
+
+def call(network, dtype: torch.dtype, scale: float) -> Numbers:
+    y = LABELS if network.sees_label else None
+    return [network(numbers(4, *network.in_shape, dtype=dtype, scale=scale), y)]
+
+
+def case(name: str, build) -> Case:
+    return Case(name, build, call)
+
+
+EXAMPLES = {
+    "MLP": [
+        case("plain", lambda: MLP((3, 4), (5,), hidden=(7, 6))),
+        case("gated", lambda: MLP((6,), (2, 5), hidden=(7,), gated=True)),
+        case("affine", lambda: MLP((6,), (5,), hidden=())),
+        case("trunk", lambda: MLP((6,), (5,), hidden=(7,), activation="tanh", activate_output=True)),
+        case("gated-trunk", lambda: MLP((6,), (5,), hidden=(7,), gated=True, activate_output=True)),
+        *[case(name, lambda name=name: MLP((6,), (5,), activation=name)) for name in ("silu", "gelu", "elu")],
+    ],
+    "ConvEncoder": [
+        case("odd", lambda: ConvEncoder((3, 7, 5), (4,), widths=(4, 6))),
+        case("flat", lambda: ConvEncoder((1, 4, 4), (2, 3), widths=(), blocks=2)),
+        case("more-axes", lambda: ConvEncoder((2, 3, 8, 6), (4,), widths=(4,))),
+    ],
+    "ConvDecoder": [
+        case("odd", lambda: ConvDecoder((4,), (2, 3, 7, 5), widths=(4, 6))),
+        case("deep", lambda: ConvDecoder((4,), (1, 1, 9, 9), widths=(3, 4, 5, 6), blocks=2)),
+    ],
+    "WithLabel": [
+        case("vector", lambda: WithLabel(MLP((6 + 3,), (5,), hidden=(7,)), num_classes=3)),
+        case("image", lambda: WithLabel(ConvEncoder((1 + 3, 7, 5), (4,), widths=(4, 6)), num_classes=3)),
+        case("decoder", lambda: WithLabel(ConvDecoder((4 + 3,), (1, 1, 7, 5), widths=(4, 6)), num_classes=3)),
+    ],
+}
+
+
+def test_every_public_class_has_examples() -> None:
+    covered(networks, EXAMPLES)
+
+
+@pytest.mark.parametrize("cls", public_classes(networks))
+def test_documentation(cls: type) -> None:
+    documented(cls, "Args:", "Returns (call):")
+
+
+@flat(EXAMPLES)
+class TestNetworks(ModuleContract):
+    def test_any_leading_dimensions(self, case: Case) -> None:
+        network = case.build()
+        x = numbers(2, 4, *network.in_shape, dtype=torch.float32)
+        full = network(x)
+        assert full.shape == (2, 4, *network.out_shape)
+        assert network(x[0, 0]).shape == network.out_shape
+        torch.testing.assert_close(network(x[0]), full[0])
+        torch.testing.assert_close(network(x[0, 0]), full[0, 0])
+        assert network(x[:0]).shape == (0, 4, *network.out_shape)
+
+    def test_a_wrong_shape_is_refused_with_the_cure(self, case: Case) -> None:
+        network = case.build()
+        with pytest.raises(UserError, match="expects inputs of shape.*Build it with in_shape"):
+            network(torch.zeros(4, *network.in_shape[:-1], network.in_shape[-1] + 1))
+
+    def test_float32_comes_out_of_autocast(self, case: Case) -> None:
+        network = case.build()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(numbers(4, *network.in_shape, dtype=torch.float32)).dtype == torch.float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), channels=st.integers(1, 4), depth=st.integers(1, 3))
+def test_images_of_any_size_come_back_at_their_own(height: int, width: int, channels: int, depth: int) -> None:
+    shape, widths = (channels, height, width), (3, 4, 5)[:depth]
+    z = ConvEncoder(shape, (2,), widths=widths)(torch.zeros(2, *shape))
+    assert z.shape == (2, 2)
+    assert ConvDecoder((2,), (2, *shape), widths=widths)(z).shape == (2, 2, *shape)
+
+
+def test_with_label_is_a_one_hot_input_and_a_missing_label_is_none() -> None:
+    inner = MLP((2 + 3,), (4,), hidden=())
+    network = WithLabel(inner, num_classes=3)
+    x = numbers(4, 2, dtype=torch.float32)
+    one_hot = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]])
+    torch.testing.assert_close(network(x, LABELS), inner(torch.cat([x, one_hot], -1)))
+    torch.testing.assert_close(network(x), inner(torch.cat([x, torch.zeros(4, 3)], -1)))
+    torch.testing.assert_close(network(x, torch.full((4,), -1)), network(x))
+
+
+def test_with_label_gives_images_constant_planes() -> None:
+    inner = ConvEncoder((1 + 3, 2, 2), (4,), widths=(2,))
+    x = numbers(2, 1, 2, 2, dtype=torch.float32)
+    planes = torch.zeros(2, 3, 2, 2)
+    planes[0, 1], planes[1, 0] = 1, 1
+    expected = inner(torch.cat([x, planes], 1))
+    torch.testing.assert_close(WithLabel(inner, 3)(x, torch.tensor([1, 0])), expected)
+
+
+def test_with_label_serves_every_sample_of_z() -> None:
+    network = WithLabel(MLP((2 + 3,), (4,)), num_classes=3)
+    z = numbers(5, 4, 2, dtype=torch.float32)
+    rows = torch.stack([network(level, LABELS) for level in z])
+    torch.testing.assert_close(network(z, LABELS), rows)
+
+
+def test_with_label_needs_room() -> None:
+    with pytest.raises(UserError, match="Build it with in_shape"):
+        WithLabel(MLP((3,), (4,)), num_classes=3)
+
+
+@pytest.mark.parametrize("build", [lambda: ConvEncoder((5,), (2,)), lambda: ConvDecoder((2,), (1, 5))])
+def test_convolutions_want_images(build) -> None:
+    with pytest.raises(UserError, match="Use MLP for vectors"):
+        build()
+
+
+def test_a_fresh_residual_block_is_the_identity() -> None:
+    """The last convolution of each block starts at zero weights (Fixup)."""
+    encoder = ConvEncoder((1, 4, 4), (2,), widths=(3,), blocks=3)
+    x = numbers(2, 3, 4, 4, dtype=torch.float32)
+    block = encoder.layers[1]
+    torch.testing.assert_close(block(x) - x, block.second.bias.reshape(1, 3, 1, 1).expand_as(x))
