@@ -13,8 +13,9 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def read_npz(path: Path, label: str | None) -> Content:
             def read(key: str) -> Array:
                 info = members[key]
                 with archive.open(info) as stream:
-                    return _read_array(stream, info.file_size, f"{path.name}: {key}")
+                    return _read_array(cast(BufferedIOBase, stream), info.file_size, f"{path.name}: {key}")
 
             if label is not None and label not in members:
                 raise UserError(f"{path.name} has no array '{label}'. {did_you_mean(label, members)}")
@@ -185,7 +186,7 @@ def _as_data(x: Array, source: str) -> Array:
     return as_images(x.astype(x.dtype.newbyteorder("="), copy=False))
 
 
-def _read_array(stream: IO[bytes], size: int, source: str) -> Array:
+def _read_array(stream: BufferedIOBase, size: int, source: str) -> Array:
     """Read one array in numpy's format from a ``stream`` of ``size`` bytes."""
     shape, fortran, dtype, start = _read_header(stream, source)
     if dtype.hasobject or dtype.kind not in "biufUS":
@@ -200,7 +201,7 @@ def _read_array(stream: IO[bytes], size: int, source: str) -> Array:
     buffer = np.empty(expected, dtype=np.uint8)
     view, filled = buffer.data, 0
     while filled < expected:
-        count = stream.readinto(view[filled : filled + _CHUNK])  # type: ignore[attr-defined]
+        count = stream.readinto(view[filled : filled + _CHUNK])
         if not count:
             raise UserError(f"{source} ends after {filled:,} of {expected:,} bytes. Make the file again.")
         filled += count
@@ -209,7 +210,7 @@ def _read_array(stream: IO[bytes], size: int, source: str) -> Array:
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 
-def _read_header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _read_header(stream: BufferedIOBase, source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     counted = _Counting(stream)
     try:
         with warnings.catch_warnings():
@@ -231,7 +232,7 @@ def _read_header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool,
 class _Counting:
     """A stream that knows how many bytes were read, and refuses a header that claims to be huge."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self.stream, self.count = stream, 0
 
     def read(self, size: int = 0, /) -> bytes:

@@ -39,7 +39,7 @@ def check_exists(source: str, names: Iterable[str]) -> Path:
         pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"'{source}' cannot be read ({reason}). Give a folder or file that can.") from None
+        raise UserError(f"'{source[:100]}' cannot be read ({reason}). Give a folder or file that can.") from None
     folder, names = path.parent, list(names)
     entries = _visible(folder)
     near = did_you_mean(path.name, [entry.rstrip("/") for entry in entries] + names)

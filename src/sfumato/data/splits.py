@@ -107,5 +107,5 @@ def _check_enough(content: Content) -> None:
         name = content.class_names[number]
         raise UserError(
             f"every class of {content.name} should have at least 2 examples; '{name}' has one ({where}) and "
-            " cannot be split. Add examples of it, or take it out."
+            "cannot be split. Add examples of it, or take it out."
         )
