@@ -73,7 +73,7 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
     asked: Literal["auto", "user"] = "user" if likelihood else "auto"
     decisions = [Decision("likelihood", name, because, otherwise, asked)]
     if name == "bernoulli" and (binarise or inspection.kind == "binary"):
-        why = "asked for" if binarise else "the values are 0 and 1 already" if mode == "none" else ""
+        why = "asked for" if binarise else "the values are 0 and 1 already"
         decisions.append(Decision("binarise", mode, why, "--binarise dynamic", "user" if binarise else "auto"))
     if name in _MOST_LEVELS:
         levels = inspection.levels
@@ -82,7 +82,13 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
         why = "one learned number settles the ratio of reconstruction and KL"
         decisions.append(Decision("variance", "shared", why, "--config FILE", "auto"))
     decisions.append(
-        Decision("preprocessing", _preprocessing(inspection, name, mode), f"for {name}", "--likelihood NAME", "auto")
+        Decision(
+            "preprocessing",
+            _preprocessing(inspection, name, mode),
+            f"what the {name} likelihood needs",
+            "--likelihood NAME",
+            "auto",
+        )
     )
     decisions.append(_split(inspection))
     return decisions
@@ -145,8 +151,10 @@ def _likelihood(facts: Inspection, mode: str) -> tuple[str, str, str]:
             "--likelihood logistic",
         )
     if facts.kind == "counts":
-        return "gaussian", f"counts up to {facts.top:,.0f}, treated as real numbers", "--likelihood logistic"
-    return "gaussian", f"real values from {facts.low:.3g} to {facts.high:.3g}", "--likelihood NAME"
+        other = "--likelihood logistic" if facts.top < _MOST_LEVELS["logistic"] else "--config FILE"
+        return "gaussian", f"counts up to {facts.top:,.0f}, treated as real numbers", other
+    other = "--binarise dynamic" if _is_grey(facts) else "--config FILE"
+    return "gaussian", f"real values from {facts.low:.3g} to {facts.high:.3g}", other
 
 
 def _check_binarise(facts: Inspection, likelihood: str | None, mode: str) -> None:
@@ -154,18 +162,22 @@ def _check_binarise(facts: Inspection, likelihood: str | None, mode: str) -> Non
         raise UserError(
             f"binarised values need a Bernoulli likelihood; got --likelihood {likelihood}. Leave out one of the two."
         )
-    grey = facts.kind in ("binary", "8-bit") or (facts.kind == "real" and facts.low >= 0 and facts.high <= 1)
-    if not grey:
+    if not _is_grey(facts):
         raise UserError(
             f"--binarise {mode} needs grey values 0 ... 255, or in [0, 1]; {facts.source} holds {_range(facts)}. "
             "Rescale the array, or leave it out."
         )
 
 
+def _is_grey(facts: Inspection) -> bool:
+    """Whether the values can be read as probabilities of white."""
+    return facts.kind in ("binary", "8-bit") or (facts.kind == "real" and facts.low >= 0 and facts.high <= 1)
+
+
 def _check_likelihood(facts: Inspection, likelihood: str, mode: str) -> None:
     if likelihood == "bernoulli" and facts.kind != "binary" and mode == "none":
         if facts.high > 1 or facts.low < 0:
-            other = "gaussian" if facts.kind == "real" else "categorical" if facts.top < FEW_LEVELS else "logistic"
+            other = "logistic" if facts.kind == "8-bit" else _likelihood(facts, "none")[0]
             grey = ", --binarise dynamic" if facts.kind == "8-bit" else ""
             raise UserError(
                 f"a Bernoulli likelihood needs values in [0, 1]; {facts.source} holds {_range(facts)}. "
@@ -205,7 +217,9 @@ def _preprocessing(facts: Inspection, likelihood: str, mode: str) -> str:
 def _split(facts: Inspection) -> Decision:
     value = " · ".join(f"{facts.splits[name]:,} {name}" for name in SPLITS)
     how = "by class, " if facts.classes else ""
-    because = "as the data came; the rest cut from train" if facts.given_splits else f"{how}duplicates together"
+    because = (
+        "as the data came; what was missing is cut from train" if facts.given_splits else f"{how}duplicates together"
+    )
     asked = facts.split not in ((), (0.8, 0.1, 0.1))
     return Decision("split", value, because, "--split 0.7,0.15,0.15", "user" if asked else "auto")
 

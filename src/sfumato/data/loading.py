@@ -184,7 +184,7 @@ def _check_split(split: Sequence[float]) -> tuple[float, ...]:
 def _check_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
         raise UserError(f"--size should be one whole number, or height and width; got {size}. Write for instance 64.")
     if not all(1 <= side <= 4096 for side in sides):
