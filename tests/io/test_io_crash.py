@@ -209,3 +209,28 @@ def test_a_replacement_that_errs_is_caught(mutant, monkeypatch, tmp_path, fast):
         mutant(patch)
         with pytest.raises(AssertionError, match="lost"):
             prove_model(monkeypatch, tmp_path, fast, STATES // 3)
+
+
+def prove_file(monkeypatch, root, target):
+    """Assert that one file is in every state the last announced one or a later one."""
+    versions = [bytes([65 + number]) * 200 * number for number in range(4)]
+    with recorded(monkeypatch, root) as log:
+        for number in (1, 2, 3):
+            store.write_file(root / "run.json", versions[number])
+            log.append(("returned", number))
+    for path, done in states(log, root, target, 400):
+        place = os.path.join(path, "run.json")
+        found = open_bytes(path, "run.json") if os.path.exists(place) else b""
+        assert found in versions[last_returned(done) :], "an announced file is lost"
+
+
+def test_a_file_is_the_old_one_or_the_new_one(monkeypatch, tmp_path, fast):
+    prove_file(monkeypatch, tmp_path, fast)
+
+
+@pytest.mark.parametrize("mutant", [no_file_sync, no_folder_sync])
+def test_a_writer_of_files_that_errs_is_caught(mutant, monkeypatch, tmp_path, fast):
+    with monkeypatch.context() as patch:
+        mutant(patch)
+        with pytest.raises(AssertionError, match="lost"):
+            prove_file(monkeypatch, tmp_path, fast)

@@ -87,6 +87,30 @@ def test_a_failed_fsync_is_not_retried(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_disk_that_cannot_sync_folders_is_used_all_the_same(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def sync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    save(tmp_path, 3)
+    assert is_right(Checkpoints(tmp_path).latest())
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_of_being_full_is_no_room(fault, tmp_path):
+    with pytest.raises(NoRoom), store.explained(tmp_path):
+        raise OSError(fault, os.strerror(fault))
+    with (
+        pytest.raises(SfumatoError, match=r"could not be written: Timer expired \(ETIME\)\. Check"),
+        store.explained("x"),
+    ):
+        raise OSError(errno.ETIME, "Timer expired")
+
+
 def test_short_writes_are_completed(tmp_path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: max(1, len(data) // 2)]))

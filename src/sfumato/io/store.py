@@ -104,7 +104,6 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], *, replace: bool 
             sync_folder(part)
             if path.exists():
                 os.rename(path, old)
-                sync_folder(path.parent)
             os.rename(part, path)
             sync_folder(path.parent)
         except BaseException:
