@@ -58,7 +58,7 @@ class ConvEncoder(Network):
     Reference: Deep Residual Learning, He et al., 2016, https://arxiv.org/abs/1512.03385.
 
     Args:
-        in_shape: (channels, height, width).
+        in_shape: (channels, height, width); axes before the channels count as channels.
         out_shape: the shape of one output.
         widths: channels at each size, from the image down.
         blocks: residual blocks at each size.
@@ -85,7 +85,7 @@ class ConvEncoder(Network):
 
     def compute(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to (batch, size of out_shape)."""
-        out: Tensor = self.head(F.silu(self.layers(x)).flatten(1))
+        out: Tensor = self.head(F.silu(self.layers(x.flatten(1, -3))).flatten(1))
         return out
 
 

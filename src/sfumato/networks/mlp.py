@@ -26,6 +26,8 @@ class MLP(Network):
     r"""Fully connected layers from a tensor of any shape to a tensor of any shape.
 
     Each hidden layer is a(W h + b), or gated (W h + b) * sigmoid(V h + c). With no hidden layer it is one affine map.
+    Hidden weights start normal with variance 2 / fan-in (Delving Deep into Rectifiers, He et al., 2015,
+    https://arxiv.org/abs/1502.01852); torch's own start is so small that gated layers learned several times slower.
 
     Reference: Language Modeling with Gated Convolutional Networks, Dauphin et al., 2017,
     https://arxiv.org/abs/1612.08083 (the gate); VAE with a VampPrior, Tomczak and Welling, 2018,
@@ -62,6 +64,8 @@ class MLP(Network):
         out = math.prod(out_shape)
         for size in (*hidden, out) if activate_output else hidden:
             layers.append(nn.Linear(width, 2 * size if gated else size))
+            nn.init.kaiming_normal_(layers[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
             layers.append(nn.GLU() if gated else ACTIVATIONS[activation]())
             width = size
         self.layers = nn.Sequential(*layers, *([] if activate_output else [nn.Linear(width, out)]))
