@@ -123,9 +123,7 @@ class ModuleContract(SpecContract):
     def test_float32_agrees_with_float64(self, case: Case) -> None:
         module = stirred(case.build())
         double = copy.deepcopy(module).double()
-        pairs = zip(
-            case.call(module, torch.float32, 1.0), case.call(double, torch.float64, 1.0), strict=True
-        )
+        pairs = zip(case.call(module, torch.float32, 1.0), case.call(double, torch.float64, 1.0), strict=True)
         for single, exact in pairs:
             assert exact.dtype == torch.float64
             torch.testing.assert_close(single.double(), exact, rtol=2e-4, atol=2e-4)

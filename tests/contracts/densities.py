@@ -12,17 +12,12 @@ from torch.distributions import Distribution
 BINS = 20
 
 
-def integral(log_prob: Callable[[Tensor], Tensor], dims: int, low: float, high: float, cells: int = 400) -> float:
-    """Return the integral of exp(log_prob) over the cube [low, high]^dims; log_prob takes (points, dims), float64."""
-    return float(cell_masses(log_prob, dims, low, high, cells).sum())
-
-
 def cell_masses(log_prob: Callable[[Tensor], Tensor], dims: int, low: float, high: float, cells: int) -> Tensor:
     """Return the mass of every cell by the midpoint rule, (cells,) * dims."""
     width = (high - low) / cells
     centres = low + width * (torch.arange(cells, dtype=torch.float64) + 0.5)
     grid = torch.stack(torch.meshgrid(*[centres] * dims, indexing="ij"), -1).reshape(-1, dims)
-    return (log_prob(grid).exp() * width**dims).reshape(*[cells] * dims)
+    return (log_prob(grid).detach().exp() * width**dims).reshape(*[cells] * dims)
 
 
 def density_matches_samples(distribution: Distribution, low: float, high: float, samples: int = 40_000) -> None:
@@ -30,7 +25,7 @@ def density_matches_samples(distribution: Distribution, low: float, high: float,
     (dims,) = distribution.event_shape
     cells = 2000 if dims == 1 else 400
     masses = cell_masses(distribution.log_prob, dims, low, high, cells)
-    assert float(masses.sum()) == 1.0 or abs(float(masses.sum()) - 1.0) < 1e-6
+    assert abs(float(masses.sum()) - 1.0) < 1e-6
     draws = distribution.sample((samples,)).double()
     assert draws.shape == (samples, dims)
     for axis in range(dims):

@@ -22,7 +22,7 @@ def sum_event(values: Tensor, event_dims: int) -> Tensor:
 
 
 def soft_bound(values: Tensor, low: float, high: float) -> Tensor:
-    """Squash smoothly into [low, high]; the identity in between, but for exp(-distance to the bound).
+    """Squash smoothly into [low, high + exp(low - high)]; the identity inside, but for exp(-distance to the bound).
 
     Formula: low + softplus(u - low) with u = high - softplus(high - v). Any finite or infinite input gives a finite
     output, and the derivative is in [0, 1] everywhere.
@@ -59,5 +59,8 @@ def fixed_noise(seed: int | torch.Generator | None, device: torch.device | str =
     device = torch.device(device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:  # torch.manual_seed would seed every device there is, also those that are not put back
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -22,7 +22,9 @@ class Schedule(ABC):
 @final
 @register("schedule")
 class Constant(Schedule):
-    """The factor 1 at every step.
+    """s(t) = 1: the factor 1 at every step.
+
+    Reference: none needed.
 
     >>> Constant()(1000)
     1.0

@@ -214,7 +214,8 @@ def _checked_number(value: Any, hint: type, bounds: Range | None, where: str) ->
     whole = hint is int
     if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
         raise UserError(f"{where} must be a {_number_text(whole, bounds)}; got {_short(value)}.")
-    if not math.isfinite(value) or (bounds and not bounds.low <= value <= bounds.high):
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if infinite or (bounds and not bounds.low <= value <= bounds.high):
         raise UserError(f"{where} must be a {_number_text(whole, bounds)}; got {_short(value)}.")
     return int(value) if whole else float(value)
 

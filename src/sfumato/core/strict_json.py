@@ -42,7 +42,7 @@ def parse(data: bytes, source: str, max_bytes: int = MAX_BYTES) -> Any:
 
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not utf-8, not json, a number of thousands of digits, too deep
         raise UserError(f"{source} is not valid json ({error}). Use the original file.") from None
     check_depth(value, source)
     return value

@@ -106,13 +106,20 @@ class Terms:
 
     @cached_property
     def kl_parts(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None:
-        """(L_mu, L_sigma) in nats, over all levels: the two parts of the KL; None unless all are Gaussian."""
+        """(L_mu, L_sigma) in nats, over all levels: the two parts of the KL; None unless all are Gaussian.
+
+        An unlabelled example under a class-conditional prior has no mean that it is pulled to: its L_mu is what L_sigma
+        leaves of the sampled KL.
+        """
         totals = []
         for level in self.levels:
             parts = kl_parts(level.posterior, level.prior)
             if parts is None:
                 return None
-            totals.append([self._per_example(part, level) for part in parts])
+            l_mu, l_sigma = (self._per_example(part, level) for part in parts)
+            if getattr(level.prior, "partly_closed_form", False):
+                l_mu = torch.where(l_mu.isnan(), self._sampled_kl(level) - l_sigma, l_mu)
+            totals.append((l_mu, l_sigma))
         l_mu, l_sigma = (torch.stack(column).sum(0) for column in zip(*totals, strict=True))
         return l_mu, l_sigma
 

@@ -11,7 +11,9 @@ from torch.distributions import Distribution, constraints
 
 @final
 class Delta(Distribution):
-    """All mass at ``value``. It has samples and no density, and says so: ``has_density`` is False.
+    """All mass at ``value``, P(z = value) = 1. It has samples and no density, and says so: ``has_density`` is False.
+
+    Reference: the limit sigma -> 0 of N(value, sigma^2), in which the VAE becomes an autoencoder (the article page).
 
     Args:
         value: (*batch, *event).

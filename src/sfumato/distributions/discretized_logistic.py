@@ -30,6 +30,10 @@ class DiscretizedLogistic(Distribution):
         event_dims: how many of the last dimensions are one event.
 
     ``log_prob`` returns nats (*batch), the logarithm of a mass (never above 0), summed over the event.
+
+    >>> coin = DiscretizedLogistic(torch.tensor([0.5]), torch.tensor([0.0]), levels=2)
+    >>> coin.log_prob(torch.tensor([1.0])).exp()
+    tensor(0.5000)
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

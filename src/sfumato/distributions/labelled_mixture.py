@@ -29,6 +29,10 @@ class LabelledMixture(Distribution):
         scale: s.
 
     ``log_prob`` takes (..., batch, latent) and returns nats, (..., batch).
+
+    >>> means, weights = torch.tensor([[-2.0], [2.0]]), torch.tensor([0.5, 0.5])
+    >>> LabelledMixture(means, weights.log(), torch.tensor([0, -1])).log_prob(torch.zeros(2, 1))
+    tensor([-2.9189, -2.9189])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -77,11 +81,11 @@ class LabelledMixture(Distribution):
 
 @register_kl(Independent, LabelledMixture)  # type: ignore[no-untyped-call, untyped-decorator]
 def _kl_normal_to_labelled_mixture(q: Independent[Normal], p: LabelledMixture) -> Tensor:
-    normal, prior = as_normal(q), p.gaussian()
-    if not isinstance(normal, Normal) or prior is None:
+    normal = as_normal(q)
+    if normal is None or p.y is None:
         raise NotImplementedError
-    target = as_normal(prior)
-    assert target is not None
-    ratio = (normal.scale / target.scale).square()
-    shift = ((normal.loc - target.loc) / target.scale).square()
-    return 0.5 * (shift + ratio - ratio.log() - 1).sum(-1)
+    # The NaN of unknown labels comes last: inside the formula it would make their gradient NaN too.
+    ratio = (normal.scale / p.scale).square()
+    shift = ((normal.loc - p.means[p.y.clamp(min=0)]) / p.scale).square()
+    kl = 0.5 * (shift + ratio - ratio.log() - 1).sum(-1)
+    return torch.where(p.y >= 0, kl, torch.nan)

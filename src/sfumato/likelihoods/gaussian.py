@@ -74,9 +74,9 @@ class Gaussian(Likelihood):
         return independent_normal(mean, log_variance.expand_as(mean), len(self.shape))
 
     def accept_step(self) -> None:
-        """Move the running optimal variance towards the last batch's."""
+        """Move the running optimal log-variance towards the last batch's; in logarithms it soon forgets its start."""
         if self._last is not None:
-            self.log_variance.copy_((MEMORY * self.log_variance.exp() + (1 - MEMORY) * self._last).log())
+            self.log_variance.lerp_(self._last.log(), 1 - MEMORY)
             self._last = None
 
     def _remember(self, variance: Tensor) -> None:

@@ -11,10 +11,10 @@ from typing import Literal, final
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from sfumato.core.errors import UserError
-from sfumato.core.gaussians import as_normal, independent_normal
+from sfumato.core.gaussians import as_normal
 from sfumato.core.interfaces import Likelihood, Network, Posterior, Prior
 from sfumato.core.numerics import fixed_noise
 from sfumato.core.spec import register
@@ -142,7 +142,7 @@ class VAE(nn.Module):
             prior = self.prior(y)
             z = tempered(prior, temperature).sample((n,) if not prior.batch_shape else ())
             observation = self.decode(z, y)
-            return observation.sample() if draw else self.expectation(observation)
+            return observation.sample().to(z.dtype) if draw else self.expectation(observation)
 
     @torch.no_grad()
     def reconstruct(
@@ -188,28 +188,36 @@ class VAE(nn.Module):
     def _labels(self, n: int, label: int | Tensor | None, device: torch.device) -> Tensor | None:
         """Return class numbers (n,) or None; refuse labels that there are not."""
         if label is None:
-            if not self.labels_reach_networks:
+            if not self.decoder.sees_label:
                 return None
             weights = getattr(self.prior, "log_frequencies", torch.zeros(self.num_classes, device=device)).exp()
             return torch.multinomial(weights, n, replacement=True)
-        y = torch.as_tensor(label, device=device).expand(n)
         if not self.num_classes:
             raise UserError("This model has no classes, so it cannot sample by label. Train with --conditional.")
+        y = torch.as_tensor(label, device=device)
+        if y.is_floating_point() or y.shape not in ((), (1,), (n,)):
+            raise UserError(f"The label must be one class number, or one for each of {n} samples; got {_short(y)}.")
+        y = y.expand(n)
         if int(y.min()) < 0 or int(y.max()) >= self.num_classes:
-            raise UserError(f"The label must be a class number from 0 to {self.num_classes - 1}; got {label}.")
+            raise UserError(f"The label must be a class number from 0 to {self.num_classes - 1}; got {_short(y)}.")
         return y
+
+
+def _short(y: Tensor) -> str:
+    """Return a label, or a few of many, for an error."""
+    return str(y.unique().tolist() if y.numel() < 20 else list(y.shape))
 
 
 def tempered(distribution: Distribution, temperature: float) -> Distribution:
     """Return ``distribution`` with its standard deviation multiplied by ``temperature``."""
     if temperature == 1.0:
         return distribution
-    if temperature < 0:
+    if not temperature >= 0:
         raise UserError(f"The temperature must be 0 or more; got {temperature}.")
     normal = as_normal(distribution)
     if normal is not None:
-        log_variance = 2 * (normal.scale.log() + torch.tensor(max(temperature, 1e-20)).log())
-        return independent_normal(normal.loc, log_variance, len(distribution.event_shape))
+        cold = Normal(normal.loc, normal.scale * temperature, validate_args=False)
+        return Independent(cold, len(distribution.event_shape), validate_args=False)
     if hasattr(distribution, "tempered"):
         cooled: Distribution = distribution.tempered(temperature)
         return cooled

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, final
 
+from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Constant, Schedule
 from sfumato.core.spec import NonNegative, Size, register
 from sfumato.core.terms import Terms
 from sfumato.objectives.values import kl_of, needs_density, reported
+
+END = 10**15  # later than any step
 
 
 @final
@@ -44,6 +47,11 @@ class ELBO(Objective):
         samples: Size = 1,
     ) -> None:
         super().__init__()
+        if schedule(END) != 1:
+            raise UserError(
+                f"ELBO needs a schedule that ends at 1, so that the KL term ends at beta; {type(schedule).__name__} ends "
+                f"at {schedule(END):g}. Use WarmUp."
+            )
         self.beta, self.free_bits, self.schedule, self.samples = beta, free_bits, schedule, samples
         self.analytic = kl == "analytic"
 
@@ -55,7 +63,9 @@ class ELBO(Objective):
             needs_density(terms, "ELBO with beta > 0")
         kl = kl_of(terms, self.analytic)
         if kl is not None and beta:
-            loss = loss + beta * kl.clamp(min=self.free_bits).sum(0)
+            # An estimate may be negative, and cutting it at 0 would bias it: no free bits, no clamp.
+            paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
+            loss = loss + beta * paid.sum(0)
         for penalty in terms.penalties.values():
             loss = loss + penalty
         return ObjectiveOutput({"model": loss}, reported(terms, kl))

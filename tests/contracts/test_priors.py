@@ -1,0 +1,75 @@
+"""The contract of ``sfumato.priors``."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from contract import Case, ModuleContract, Numbers, covered, documented, flat, numbers, public_classes
+from densities import density_matches_samples
+
+from sfumato import priors
+from sfumato.core.errors import UserError
+from sfumato.priors import ClassConditional, StandardNormal
+
+LABELS = torch.tensor([0, 2, -1, 1])
+
+
+def call(prior, dtype: torch.dtype, scale: float) -> Numbers:
+    z = numbers(3, 4, *prior.latent_shape, dtype=dtype, scale=scale)
+    return [prior(LABELS).log_prob(z), prior().log_prob(z)]
+
+
+def case(name: str, build) -> Case:
+    return Case(name, build, call)
+
+
+EXAMPLES = {
+    "StandardNormal": [case("", lambda: StandardNormal(latent_dim=2)), case("line", lambda: StandardNormal(1))],
+    "ClassConditional": [
+        case("", lambda: ClassConditional(num_classes=3, latent_dim=2)),
+        case("line", lambda: ClassConditional(3, 1)),
+        case("frequencies", lambda: ClassConditional(3, 2, frequencies=(0.2, 0.5, 0.3))),
+    ],
+}
+
+
+def test_every_public_class_has_examples() -> None:
+    covered(priors, EXAMPLES)
+
+
+@pytest.mark.parametrize("cls", public_classes(priors))
+def test_documentation(cls: type) -> None:
+    documented(cls, "Args:", "Returns (call):")
+
+
+@flat(EXAMPLES)
+class TestPriors(ModuleContract):
+    def test_shapes(self, case: Case) -> None:
+        prior = case.build()
+        without, with_labels = prior(), prior(LABELS)
+        assert without.batch_shape == ()
+        assert with_labels.batch_shape in ((), (4,))
+        assert without.event_shape == with_labels.event_shape == prior.latent_shape
+        assert without.sample((6, 4)).shape == (6, 4, *prior.latent_shape)
+        z = torch.zeros(6, 4, *prior.latent_shape)
+        assert without.log_prob(z).shape == with_labels.log_prob(z).shape == (6, 4)
+        assert without.log_prob(z[0, 0]).shape == ()
+
+    def test_integrates_to_one_and_matches_its_samples(self, case: Case) -> None:
+        density_matches_samples(case.build().double()(), -10.0, 10.0)
+
+
+def test_frequencies_are_those_that_were_given() -> None:
+    prior = ClassConditional(3, 2, frequencies=(0.2, 0.5, 0.3))
+    torch.testing.assert_close(prior.log_frequencies.exp(), torch.tensor([0.2, 0.5, 0.3]))
+    torch.testing.assert_close(ClassConditional(4, 2).log_frequencies, torch.full((4,), -math.log(4)))
+    for wrong in ((0.5, 0.5), (0.2, 0.2, 0.2)):
+        with pytest.raises(UserError, match="one frequency for each of 3 classes"):
+            ClassConditional(3, 2, frequencies=wrong)
+
+
+def test_frequencies_come_from_the_configuration_not_from_the_weights() -> None:
+    assert set(ClassConditional(3, 2).state_dict()) == {"means"}
+    assert not StandardNormal(2).state_dict()
