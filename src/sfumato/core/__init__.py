@@ -1,1 +1,1 @@
-"""What every room stands on: the record of terms, the nouns, schedules, numerics, the spec of objects."""
+"""The nouns and the laws: terms, interfaces, schedules, numerics, specifications, errors."""
