@@ -1,0 +1,214 @@
+"""Charts, with matplotlib's objects alone: no pyplot, no window, rcParams as they were.
+
+Colours are chosen to be told apart by colour-blind people on light and on dark ground (Petroff, Accessible Color
+Sequences for Data Visualization, 2021, arXiv:2107.02270). :func:`to_svg` hands the neutral ones over to the page's theme.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+INK, MUTED, LINE, PAPER = "#3b3a37", "#7a7872", "#bdbab2", "#fcfbf8"
+TRAIN, VALIDATION = "#94a4a2", "#3f90da"
+CLASSES = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+UNKNOWN = "#9a9a9a"
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+_MOST_POINTS = 400
+_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def class_colour(number: int) -> str:
+    """Return the colour of a class, grey where it is unknown (-1); after ten they come again."""
+    return UNKNOWN if number < 0 else CLASSES[number % len(CLASSES)]
+
+
+def series(metrics: Sequence[Mapping[str, Any]], quantity: str, split: str) -> Float[np.ndarray, "points 2"]:
+    """Return (step, value) of every line of ``split`` that has the quantity as a finite number."""
+    points = [
+        (line["step"], float(line[quantity]))
+        for line in metrics
+        if line.get("split") == split
+        and isinstance(line.get(quantity), int | float)
+        and np.isfinite(line[quantity])
+        and isinstance(line.get("step"), int)
+    ]
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], quantity: str = "elbo", ax: Axes | None = None) -> Axes:
+    """Draw one quantity over the steps: training as a thin line, validation with marks.
+
+    The frame is that of the values after the first twentieth of the steps, so that the start does not flatten the rest.
+
+    Args:
+        metrics: the lines of ``metrics.jsonl``.
+        quantity: a name in them.
+        ax: where to; None: a new figure.
+    """
+    ax = _axes((3.5, 2.1)) if ax is None else ax
+    train, validation = (series(metrics, quantity, split) for split in ("train", "validation"))
+    ax.plot(*_thin(train).T, color=TRAIN, linewidth=1.2, label="train")
+    marker = "o" if len(validation) <= 40 else ""
+    ax.plot(*_thin(validation).T, color=VALIDATION, linewidth=1.5, marker=marker, markersize=2.6, label="validation")
+    _frame(ax, np.concatenate([train, validation]))
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    return _quiet(ax, grid="y")
+
+
+def kl_per_dimension(
+    kl: Sequence[float], active: Sequence[bool] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the KL of each latent dimension as bars, largest first, idle dimensions in grey.
+
+    Args:
+        kl: nats.
+        active: which dimensions are active; None: all.
+        ax: where to; None: a new figure.
+    """
+    ax = _axes((7.2, 2.3)) if ax is None else ax
+    values = np.nan_to_num(np.asarray(kl, dtype=np.float64))
+    order = np.argsort(-values, kind="stable")
+    mask = np.ones(len(values), bool) if active is None else np.asarray(active, bool)
+    colours = [VALIDATION if mask[dimension] else TRAIN for dimension in order]
+    ax.bar(np.arange(len(values)), values[order], width=0.78 if len(values) <= 128 else 1.0, color=colours)
+    ax.set_xlim(-0.7, len(values) - 0.3)
+    ax.set_ylabel("KL, nats")
+    if len(values) <= 48:
+        ax.set_xticks(np.arange(len(values)), [str(dimension) for dimension in order])
+        ax.set_xlabel("latent dimension")
+    else:
+        ax.set_xlabel("latent dimensions, by KL")
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    return _quiet(ax, grid="y")
+
+
+def latent_map(
+    points: Float[np.ndarray, "n 2"],
+    y: Int[np.ndarray, " n"] | None = None,
+    class_means: Mapping[str, Sequence[float]] | None = None,
+    thumbnails: Sequence[tuple[int, UInt8[np.ndarray, "height width c"]]] = (),
+    shares: Sequence[float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a map of the latent space: one dot an example, in the colour of its class.
+
+    Args:
+        points: places in the plane.
+        y: class numbers, -1 where unknown; None: no classes.
+        class_means: class name -> place of its mean, which is marked.
+        thumbnails: (row of ``points``, picture to put there).
+        shares: the fraction of the variance along each of the two axes.
+        ax: where to; None: a new figure.
+    """
+    ax = _axes((7.2, 5.4)) if ax is None else ax
+    labels = np.full(len(points), -1) if y is None else y
+    colours = [VALIDATION if y is None else class_colour(int(label)) for label in labels]
+    size = 9 if len(points) <= 1500 else 5
+    ax.scatter(*points.T, s=size, c=colours, alpha=0.75, linewidths=0, rasterized=True)
+    span = float(np.ptp(points, axis=0).max()) or 1.0
+    for row, picture in thumbnails:
+        height, width = picture.shape[:2]
+        half = 0.021 * span / max(height, width)
+        (left, right), (low, high) = ((at - side * half, at + side * half) for at, side in zip(points[row], (width, height), strict=True))
+        ax.imshow(picture, extent=(left, right, low, high), interpolation="none", zorder=3, cmap="gray", vmin=0, vmax=255)
+        frame = ((left, right, right, left, left), (low, low, high, high, low))
+        ax.plot(*frame, color=colours[row], linewidth=1.4, zorder=3.1, solid_joinstyle="miter")
+    for number, (name, place) in enumerate((class_means or {}).items()):
+        ax.plot(*place, marker="D", markersize=6, color=class_colour(number), markeredgecolor=PAPER, zorder=4)
+        text = ax.annotate(name, place, (5, 5), textcoords="offset points", color=INK, fontsize=8.5, zorder=5, parse_math=False)
+        text.set_gid(f"halo-{number}")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.autoscale_view()
+    for axis, label, share in zip((ax.xaxis, ax.yaxis), ("first", "second"), shares or (None, None), strict=True):
+        part = "" if share is None else f", {share:.0%} of the variance"
+        axis.set_label_text(f"{label} principal component{part}")
+        axis.set_major_locator(MaxNLocator(6))
+    return _quiet(ax, grid="both")
+
+
+def scatter(original: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"], ax: Axes | None = None) -> Axes:
+    """Draw reconstructed over original values of one column; a perfect model lies on the line."""
+    ax = _axes((2.4, 2.1)) if ax is None else ax
+    ends = [min(original.min(), made.min()), max(original.max(), made.max())]
+    ax.plot(ends, ends, color=MUTED, linewidth=0.8)
+    ax.scatter(original, made, s=5, c=VALIDATION, alpha=0.6, linewidths=0, rasterized=True)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    return _quiet(ax, grid="both")
+
+
+def to_svg(ax: Axes, name: str) -> str:
+    """Return the figure of ``ax`` as inline SVG in the colours of the page (``--ink``, ``--muted``, ``--line``, ``--paper``).
+
+    Args:
+        ax: axes of a figure of their own.
+        name: different for every figure of a page; what is drawn is the same for the same name.
+    """
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    buffer = io.StringIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has the fonts
+        figure.savefig(buffer, format="svg", transparent=True, dpi=200, metadata=_METADATA)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    width, height = (float(size) for size in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    body = text[text.index("<defs>") if "<defs>" in text else text.index("<g") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'id="halo-\d+"', 'class="halo"', body)
+    used = set(re.findall(r"url\(#([^)]+)\)", body)) | set(re.findall(r'href="#([^"]+)"', body))
+    body = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", body)
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body).replace("xlink:href", "href")
+    for colour, variable in _THEME.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{name}">\n{body}'
+
+
+def _axes(inches: tuple[float, float]) -> Axes:
+    return Figure(figsize=inches, layout="constrained").add_subplot()
+
+
+def _thin(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
+    """Return every k-th point and the last, some hundreds."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    rows = np.unique(np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int))
+    return points[rows]
+
+
+def _frame(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
+    """Limit the y axis to what comes after the first twentieth of the steps, where that leaves something."""
+    if not len(points):
+        return
+    late = points[points[:, 0] >= 0.05 * points[:, 0].max(), 1]
+    shown = late if len(late) >= 8 else points[:, 1]
+    pad = 0.06 * float(np.ptp(shown)) or 0.05 * max(abs(float(shown[0])), 1e-3)
+    ax.set_ylim(shown.min() - pad, shown.max() + pad)
+
+
+def _quiet(ax: Axes, grid: str) -> Axes:
+    """Leave only what is needed to read values."""
+    ax.spines[:].set_visible(False)
+    ax.grid(True, axis=grid, color=LINE, linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=MUTED, fontsize=8)
+        axis.get_offset_text().set(color=MUTED, fontsize=8)
+    return ax

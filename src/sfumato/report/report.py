@@ -1,0 +1,288 @@
+"""The report of a run: one file of html with its pictures inside, that opens anywhere.
+
+No script, no outside address, every text of the data escaped. While a run trains, the page asks for itself again every half
+a minute; equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from sfumato.data import Dataset
+from sfumato.io.store import shown, write_file
+from sfumato.models.packaged import PackagedModel
+from sfumato.report import figures, numbers, panels
+
+State = Literal["running", "finished", "stopped", "failed"]
+REFRESH = 30
+_POINTS = {"running": 600}
+_MANY_POINTS = 2000
+_HEADLINES = (
+    "iwae", "importance_bound", "evidence_bound", "elbo", "bits_per_dim", "active_units", "bayes_accuracy",
+    "generation_accuracy", "reconstruction", "kl",
+)  # fmt: skip
+
+
+def write_report(
+    path: str | Path,
+    *,
+    run: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    packaged: PackagedModel | None = None,
+    dataset: Dataset | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    verdict: Sequence[str] = (),
+    state: State = "running",
+    step: int = 0,
+    steps: int | None = None,
+) -> None:
+    """Write ``report.html``, whole or not at all.
+
+    Args:
+        path: the file, in the folder of the run.
+        run: the content of ``run.json``; what is missing is left out.
+        metrics: the lines of ``metrics.jsonl``.
+        packaged: the model as it is now; None: no pictures yet.
+        dataset: what it is shown on: the test split once finished, validation before. None: no pictures.
+        evaluation: the numbers of ``sfumato evaluate``, as a dictionary.
+        verdict: sentences for the top.
+        state: running reports refresh themselves.
+        step: the steps done.
+        steps: the steps planned.
+    """
+    page = render_report(path, run, metrics, packaged, dataset, evaluation, verdict, state, step, steps)
+    write_file(path, page.encode("utf-8", errors="replace"))
+
+
+def render_report(
+    path: str | Path,
+    run: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    packaged: PackagedModel | None,
+    dataset: Dataset | None,
+    evaluation: Mapping[str, Any] | None,
+    verdict: Sequence[str],
+    state: State,
+    step: int,
+    steps: int | None,
+) -> str:
+    """Return the page; for the arguments see :func:`write_report`."""
+    split = "test" if state == "finished" else "validation"
+    data = run.get("data") or {}
+    content: dict[str, Any] = {}
+    active, kl = None, numbers.per_dimension(evaluation)
+    if packaged is not None and dataset is not None:
+        with panels.looking(packaged, dataset, split, _POINTS.get(state, _MANY_POINTS)) as view:
+            if view is not None:
+                content = _model_sections(view)
+                found = view.latents
+                active = found.active.tolist()
+                kl = kl or (None if found.kl is None else found.kl.tolist())
+    if kl and (active is None or len(active) != len(kl)):
+        active = None
+    return _template().render(
+        content,
+        name=str(run.get("name") or data.get("name") or "run"),
+        state=state,
+        refresh=REFRESH if state == "running" else None,
+        step=step,
+        steps=steps,
+        done=min(1.0, step / steps) if steps else 0.0,
+        split=split,
+        verdict=verdict,
+        headlines=_headlines(evaluation, metrics, active),
+        curves=_curves(metrics),
+        kl=_kl(kl, active),
+        rows=numbers.rows(evaluation or {}),
+        facts=numbers.facts(evaluation or {}),
+        confusion=_confusion(evaluation or {}, packaged, data),
+        decisions=[decision for decision in run.get("decisions") or () if isinstance(decision, Mapping)],
+        left_out=[_pair(item) for item in data.get("left_out") or ()],
+        use=_use(Path(path).parent, packaged, dataset, data, state),
+        provenance=_provenance(run, data, packaged, step),
+        specs=[
+            (title, json.dumps(run[key], indent=1, ensure_ascii=False))
+            for key, title in (("model", "model"), ("objective", "objective"), ("training", "training"), ("preprocessing", "preprocessing"))
+            if run.get(key)
+        ],
+    )
+
+
+def _model_sections(view: panels.View) -> dict[str, Any]:
+    return {
+        "samples": panels.samples(view),
+        "reconstructions": panels.reconstructions(view),
+        "interpolations": panels.interpolations(view),
+        "latent_map": panels.latent_map(view),
+        "traversals": panels.traversals(view),
+        "table": panels.table(view),
+        "shown": len(view.raw),
+    }
+
+
+def _headlines(
+    evaluation: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, Any]], active: Sequence[bool] | None
+) -> list[dict[str, str]]:
+    """Return the few numbers for the top: of the evaluation, or before there is one, of the last validation."""
+    found: dict[str, dict[str, str]] = {}
+    if evaluation:
+        for row in numbers.rows(evaluation):
+            found.setdefault(row["key"], row)
+    else:
+        last: Mapping[str, Any] = next((line for line in reversed(metrics) if line.get("split") == "validation"), {})
+        for key in ("elbo", "reconstruction", "kl"):
+            if last.get(key) is not None:
+                described = numbers.label(key)
+                found[key] = {"name": described.name, "value": numbers.text(last[key]), "error": "", "unit": described.unit}
+    if active is not None:
+        value = f"{sum(active)} of {len(active)}"
+        found["active_units"] = {"name": "active dimensions", "value": value, "error": "", "unit": ""}
+    return [found[key] for key in _HEADLINES if key in found][:5]
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a small chart for every quantity that was logged."""
+    seen = {name for line in metrics for name, value in line.items() if isinstance(value, float | int)}
+    names = [name for name in numbers.CURVES if name in seen]
+    names += sorted(seen - set(names) - numbers.NOT_CURVES)
+    if "elbo" not in names and "loss" in seen:
+        names.insert(0, "loss")
+    result = []
+    for name in names:
+        points = [figures.series(metrics, name, split) for split in ("validation", "train")]
+        if max(map(len, points)) < 2:
+            continue
+        described = numbers.label(name)
+        last = next((series[-1, 1] for series in points if len(series)), None)
+        result.append(
+            {
+                "name": described.name,
+                "unit": described.unit,
+                "better": described.better,
+                "meaning": described.meaning,
+                "last": numbers.text(last if last is None else float(last)),
+                "svg": Markup(figures.to_svg(figures.curves(metrics, name), f"{described.name} over the steps")),
+            }
+        )
+    return result
+
+
+def _kl(kl: Sequence[float] | None, active: Sequence[bool] | None) -> dict[str, Any] | None:
+    if not kl:
+        return None
+    ax = figures.kl_per_dimension(kl, active)
+    svg = Markup(figures.to_svg(ax, "KL per latent dimension"))
+    return {"svg": svg, "total": numbers.text(float(np.sum(kl))), "active": None if active is None else sum(active), "of": len(kl)}
+
+
+def _confusion(
+    evaluation: Mapping[str, Any], packaged: PackagedModel | None, data: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the tables asked class against made (or true against found) class: title, names, rows as shares."""
+    names = list(packaged.class_names if packaged else ()) or [str(name) for name in data.get("class_names") or ()]
+    counts = numbers.matrix(evaluation, "confusion")
+    if counts is None or len(counts) > 30:
+        return []
+    labels = names if len(names) == len(counts) else [str(number) for number in range(len(counts))]
+    shares = [[cell / (sum(row) or 1.0) for cell in row] for row in counts]
+    return [{"names": labels, "rows": list(zip(labels, shares, strict=True))}]
+
+
+def _use(
+    folder: Path, packaged: PackagedModel | None, dataset: Dataset | None, data: Mapping[str, Any], state: State
+) -> dict[str, str]:
+    """Return the lines to copy: for the shell and for Python."""
+    run = shlex.quote(shown(folder))
+    images = dataset.is_images if dataset is not None else len(data.get("shape") or ()) == 3
+    names = list(packaged.class_names if packaged else ()) or [str(name) for name in data.get("class_names") or ()]
+    conditional = bool(packaged and packaged.model.num_classes and names)
+    source = shlex.quote(str((data.get("origin") or {}).get("source") or "DATA"))
+    lines = [f"sfumato sample {run} -n 64" + (" --out samples.png" if images else " --out samples.npz")]
+    if conditional:
+        lines.append(f"sfumato sample {run} --class {shlex.quote(names[0])} -n 64 --out samples.png")
+    lines += [
+        f"sfumato reconstruct {run} {source}",
+        f"sfumato encode {run} {source} --out latents.npz",
+        f"sfumato evaluate {run} --samples 64",
+    ]
+    if state != "finished":
+        lines.append(f"sfumato train --resume {run}")
+    what = "images" if images else "rows"
+    label = f", {names[0]!r}" if conditional else ""
+    python = [
+        "import sfumato",
+        "",
+        f"model = sfumato.load({str(Path(shown(folder)) / 'model')!r})",
+        f"{what} = model.sample(16{label})",
+        f"q = model.encode({what})          # q.mean, q.stddev",
+        f"again = model.reconstruct({what})",
+    ]
+    return {"shell": "\n".join(lines), "python": "\n".join(python)}
+
+
+def _provenance(
+    run: Mapping[str, Any], data: Mapping[str, Any], packaged: PackagedModel | None, step: int
+) -> list[tuple[str, str]]:
+    """Return (name, value) of where the numbers come from."""
+    counts, training = data.get("counts") or {}, run.get("training") or {}
+    shape = "×".join(map(str, data.get("shape") or ()))
+    facts: list[tuple[str, Any]] = [
+        ("data", " · ".join(filter(None, [str(data.get("name") or ""), shape]))),
+        ("examples", " · ".join(f"{numbers.text(count)} {name}" for name, count in counts.items())),
+        ("fingerprint", data.get("fingerprint")),
+        ("seed", run.get("seed", training.get("seed"))),
+        ("steps", f"{step:,}" + (f" of {training['batch_size']:,} examples" if training.get("batch_size") else "")),
+        ("parameters", f"{sum(p.numel() for p in packaged.parameters()):,}" if packaged is not None else None),
+        ("time", _duration(run.get("seconds"))),
+        ("started", run.get("started")),
+        ("finished", run.get("finished")),
+        ("machine", run.get("machine")),
+        ("command", run.get("command")),
+        *((str(name), version) for name, version in (run.get("versions") or {}).items()),
+    ]
+    return [(name, _plain(value)) for name, value in facts if value not in (None, "")]
+
+
+def _duration(seconds: Any) -> str | None:
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return " ".join(part for part, there in ((f"{hours} h", hours), (f"{minutes} min", hours or minutes), (f"{rest} s", not hours)) if there)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " · ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value))
+    return str(value)
+
+
+def _pair(item: Any) -> tuple[str, str]:
+    """Return (what, why) of something that was left out, however it was written down."""
+    if isinstance(item, Mapping):
+        values = [str(value) for value in item.values()]
+    else:
+        values = [item] if isinstance(item, str) else [str(value) for value in item]
+    return (values + ["", ""])[0], " ".join(values[1:])
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = numbers.text
+    environment.filters["plain"] = _plain
+    return environment.from_string(resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
