@@ -25,6 +25,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.terms import Level, Terms
+from sfumato.distributions import LabelledMixture
 from sfumato.evaluation.measuring import measuring
 from sfumato.models import VAE
 from sfumato.objectives.values import kl_of, reported
@@ -87,8 +88,8 @@ def evidence_bound(
 ) -> Float64[Tensor, " batch"]:
     """Return the bound on log p(x) of unlabelled ``x``, nats, (batch,).
 
-    Without classes, and where labels reach no network, this is L_K under p(z), the mixture over classes. Where they do,
-    it is log sum_y p(y) p_K(x | y) with every class tried, K draws each.
+    Without classes this is L_K; with classes log sum_y p(y) p_K(x | y), every class tried. Where labels reach no
+    network the two are the same number, because p(z) is the mixture of the p(z | y) and the K draws are shared.
 
     Args:
         model: in any mode.
@@ -97,10 +98,47 @@ def evidence_bound(
         seed: of the noise.
         block: as in :func:`importance_bound`.
     """
-    if not model.labels_reach_networks:
+    if not model.num_classes:
         return importance_bound(model, x, samples=samples, seed=seed, block=block)
-    bounds = [importance_bound(model, x, y, samples=samples, seed=seed, block=block) for y in every_class(model, x)]
-    return torch.logsumexp(torch.stack(bounds, -1) + log_class_weights(model).double(), -1)
+    bounds = class_bounds(model, x, samples=samples, seed=seed, block=block)
+    return torch.logsumexp(bounds + log_class_weights(model).double(), -1)
+
+
+def class_bounds(
+    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+) -> Float64[Tensor, "batch classes"]:
+    """Return the bound on log p(x | y) for every class y, nats.
+
+    Where labels reach no network, draws and decoder outputs are shared: only the prior's term differs between classes.
+    Where they do, each class has its own pass under the same noise.
+
+    Args:
+        model: a model with classes, in any mode.
+        x: (batch, *data), preprocessed.
+        samples: K, for each class.
+        seed: of the noise.
+        block: as in :func:`importance_bound`.
+
+    Raises:
+        UserError: the model has no classes, the posterior no density, or K is less than 1.
+    """
+    if not model.num_classes:
+        raise UserError("this model has no classes, so there is no p(x | y). Train with --conditional.")
+    labels = (
+        torch.full((x.shape[0],), number, dtype=torch.int64, device=x.device) for number in range(model.num_classes)
+    )
+    if model.labels_reach_networks:
+        return torch.stack([importance_bound(model, x, y, samples=samples, seed=seed, block=block) for y in labels], -1)
+    total: Tensor | None = None
+    with measuring(model):
+        for terms in weighted_draws(model, x, None, samples=samples, seed=seed, block=block):
+            assert terms.log_posterior is not None
+            (level,) = terms.levels
+            assert isinstance(level.prior, LabelledMixture)
+            shared = terms.log_likelihood - terms.log_posterior
+            total = add_log(total, shared.unsqueeze(-1) + level.prior.log_components(level.z))
+    assert total is not None
+    return total - math.log(samples)
 
 
 def weighted_draws(
@@ -141,12 +179,6 @@ def add_log(total: Tensor | None, values: Float[Tensor, "samples ..."]) -> Tenso
     """Return log(exp(total) + sum_s exp(values_s)), in float64; ``total`` None is nothing yet."""
     block = torch.logsumexp(values.double(), 0)
     return block if total is None else torch.logaddexp(total, block)
-
-
-def every_class(model: VAE, x: Tensor) -> Iterator[Int[Tensor, " batch"]]:
-    """Yield the labels (batch,) that say class 0 for every example, then class 1, and so on."""
-    for number in range(model.num_classes):
-        yield torch.full((x.shape[0],), number, dtype=torch.int64, device=x.device)
 
 
 def log_class_weights(model: VAE) -> Float[Tensor, " classes"]:

@@ -1,0 +1,151 @@
+r"""What the posteriors of a split look like, dimension by dimension, from one pass.
+
+KL_i = mean over examples of L_mu,i + L_sigma,i, in closed form; a dimension is active when the variance over examples
+of the posterior mean, Var_x(E_q[z_i]), is more than 0.01.
+
+Reference: Importance Weighted Autoencoders, Burda et al., 2016, https://arxiv.org/abs/1509.00519, appendix C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor, nn
+
+from sfumato.core.gaussians import as_normal, kl_parts
+from sfumato.data import Examples
+from sfumato.evaluation.measuring import measuring
+from sfumato.evaluation.passes import Tell, batches
+from sfumato.models import VAE
+
+ACTIVE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The posteriors of n examples; latent dimensions in one row, D of them. Everything lies in main memory.
+
+    Args:
+        mean: posterior means.
+        log_variance: posterior log-variances; None for a posterior that is not Gaussian.
+        y: class numbers, -1 where unknown; None without classes.
+        kl: KL of each dimension, nats, mean over examples; None where there is no closed form by dimension (a point
+            mass, or the mixture prior of examples without a label).
+        kl_mean: its part L_mu.
+        kl_variance: its part L_sigma.
+    """
+
+    mean: Float32[Tensor, "n D"]
+    log_variance: Float32[Tensor, "n D"] | None
+    y: Int64[Tensor, " n"] | None
+    kl: Float64[Tensor, " D"] | None
+    kl_mean: Float64[Tensor, " D"] | None
+    kl_variance: Float64[Tensor, " D"] | None
+
+    @property
+    def variance_of_mean(self) -> Float64[Tensor, " D"]:
+        """Var_x(E_q[z_i]) of each dimension, in units of z squared."""
+        return self.mean.double().var(0, correction=0)
+
+    @property
+    def active(self) -> Bool[Tensor, " D"]:
+        """Which dimensions are active."""
+        return self.variance_of_mean > ACTIVE
+
+    @property
+    def active_units(self) -> int:
+        """How many dimensions are active."""
+        return int(self.active.sum())
+
+    @property
+    def sigma(self) -> Float64[Tensor, " D"] | None:
+        """The posterior's standard deviation in each dimension, mean over examples; None unless Gaussian."""
+        return None if self.log_variance is None else (0.5 * self.log_variance.double()).exp().mean(0)
+
+    @property
+    def mean_sigma(self) -> float | None:
+        """The posterior's standard deviation, mean over examples and dimensions; None unless Gaussian."""
+        return None if self.sigma is None else float(self.sigma.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by dimension, as lists for json; those that do not exist are None."""
+        columns = {
+            "kl": self.kl,
+            "kl_mean": self.kl_mean,
+            "kl_variance": self.kl_variance,
+            "variance_of_mean": self.variance_of_mean,
+            "sigma": self.sigma,
+        }
+        return {name: None if column is None else plain(column) for name, column in columns.items()}
+
+
+def find_latents(
+    model: VAE,
+    examples: Examples,
+    preprocessing: nn.Module,
+    *,
+    seed: int = 0,
+    labels: bool = True,
+    tell: Tell | None = None,
+) -> Latents:
+    """Encode a split.
+
+    Args:
+        model: in any mode.
+        examples: the split.
+        preprocessing: raw data to the model's input.
+        seed: of the preprocessing's noise.
+        labels: let the model see the labels: the KL is to p(z | y), and encoders that look at labels get them.
+        tell: see :func:`~sfumato.evaluation.passes.batches`.
+    """
+    means, log_variances, numbers = [], [], []
+    parts: list[list[Tensor]] = []
+    with measuring(model) as device:
+        for x, y, _, _ in batches(examples, preprocessing, device, seed, tell, "latents"):
+            label = y if labels and model.num_classes else None
+            posterior = model.posterior(x, label)
+            normal = as_normal(posterior)
+            means.append(posterior.mean.flatten(1).cpu())
+            if normal is not None:
+                log_variances.append(2 * normal.scale.log().flatten(1).cpu())
+            if y is not None:
+                numbers.append(y.cpu())
+            of_batch = kl_parts(posterior, model.prior(label))
+            if of_batch is not None:
+                parts.append([part.flatten(1).sum(0, dtype=torch.float64).cpu() for part in of_batch])
+    l_mu = l_sigma = None
+    unlabelled = bool(model.prior.num_classes) and any(bool((y < 0).any()) for y in numbers)
+    if parts and not unlabelled:
+        l_mu, l_sigma = (torch.stack(column).sum(0) / len(examples) for column in zip(*parts, strict=True))
+    return Latents(
+        mean=torch.cat(means).float(),
+        log_variance=torch.cat(log_variances).float() if log_variances else None,
+        y=torch.cat(numbers) if numbers else None,
+        kl=None if l_mu is None or l_sigma is None else l_mu + l_sigma,
+        kl_mean=l_mu,
+        kl_variance=l_sigma,
+    )
+
+
+def quick_look(model: VAE, examples: Examples, preprocessing: nn.Module, seed: int = 0) -> dict[str, Any]:
+    """Return what a training run logs about its posteriors, from one pass of the encoder, ready for json.
+
+    Returns:
+        ``kl_per_dimension`` (nats, a list, or None), ``active_units`` and ``mean_sigma`` (in units of z, or None).
+    """
+    found = find_latents(model, examples, preprocessing, seed=seed)
+    return {
+        "kl_per_dimension": None if found.kl is None else plain(found.kl),
+        "active_units": found.active_units,
+        "mean_sigma": found.mean_sigma,
+    }
+
+
+def plain(values: Float[Tensor, " D"]) -> list[float | None]:
+    """Return a list for json, None in place of numbers that json has not."""
+    return [
+        value if finite else None for value, finite in zip(values.tolist(), values.isfinite().tolist(), strict=True)
+    ]
