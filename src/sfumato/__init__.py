@@ -1,0 +1,69 @@
+"""sfumato: variational autoencoders on your own data.
+
+>>> import sfumato
+>>> data = sfumato.inspect("fashion-mnist-mini")
+>>> data
+Dataset(fashion-mnist-mini: 12,000 images 1x28x28, 10 classes)
+
+``sfumato.train(data, time="5m")`` trains, evaluates and reports; ``sfumato.load("runs/NAME")`` opens a model.
+Everything is imported when it is first asked for, so that ``import sfumato`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfumato.data import load_dataset
+    from sfumato.verbs.encode import encode
+    from sfumato.verbs.evaluate import evaluate
+    from sfumato.verbs.generate import decode, interpolate, reconstruct, sample
+    from sfumato.verbs.info import info
+    from sfumato.verbs.opening import load
+    from sfumato.verbs.python import inspect, train
+    from sfumato.verbs.train import resume
+
+__version__ = version("sfumato")
+
+_PLACES = {
+    "decode": "sfumato.verbs.generate",
+    "encode": "sfumato.verbs.encode",
+    "evaluate": "sfumato.verbs.evaluate",
+    "info": "sfumato.verbs.info",
+    "inspect": "sfumato.verbs.python",
+    "interpolate": "sfumato.verbs.generate",
+    "load": "sfumato.verbs.opening",
+    "load_dataset": "sfumato.data",
+    "reconstruct": "sfumato.verbs.generate",
+    "resume": "sfumato.verbs.train",
+    "sample": "sfumato.verbs.generate",
+    "train": "sfumato.verbs.python",
+}
+
+__all__ = [
+    "__version__",
+    "decode",
+    "encode",
+    "evaluate",
+    "info",
+    "inspect",
+    "interpolate",
+    "load",
+    "load_dataset",
+    "reconstruct",
+    "resume",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'sfumato' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Paths that a person typed: what exists, what may be opened, and what to say where not."""
+"""Files that are offered as data: which endings there are, what may be opened, and what to say where not."""
 
 from __future__ import annotations
 
@@ -8,45 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from sfumato.core.errors import UserError, did_you_mean
+from sfumato.core.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ARRAY_SUFFIXES = (".npy", ".npz")
 TABLE_SUFFIXES = (".csv", ".parquet")
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-
-
-def show(path: Path) -> str:
-    """Return the short name of ``path`` for a sentence: the last part, with a slash after a folder."""
-    return f"{path.name}/" if path.is_dir() else path.name
-
-
-def check_exists(source: str, names: Iterable[str]) -> Path:
-    """Return ``source`` as a path that exists.
-
-    Args:
-        source: what was typed.
-        names: the built-in names, which it might have meant.
-
-    Raises:
-        UserError: it does not exist; says what is there instead.
-    """
-    path = Path(source).expanduser()
-    try:
-        path.stat()
-        return path
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"'{source[:100]}' cannot be read ({reason}). Give a folder or file that can.") from None
-    folder, names = path.parent, list(names)
-    entries = _visible(folder)
-    near = did_you_mean(path.name, [entry.rstrip("/") for entry in entries] + names)
-    meant = f" {near}" if near.startswith("Did you mean") else ""
-    place = "this folder" if folder == Path() else f"{folder}/"
-    shown = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") if entries else "nothing"
-    raise UserError(f"'{source}' does not exist.{meant} In {place}: {shown}. Built in: {', '.join(names)}.")
 
 
 def check_regular(path: Path) -> None:
@@ -80,10 +47,3 @@ def suffix_counts(names: Iterable[str]) -> str:
     """Return "12 .txt, 1 .md" for file names, the commonest first; "nothing" without any."""
     counts = Counter(Path(name).suffix.lower() or "(no ending)" for name in names)
     return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(6)) or "nothing"
-
-
-def _visible(folder: Path) -> list[str]:
-    try:
-        return sorted(show(entry) for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        return []

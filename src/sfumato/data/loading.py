@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.core.errors import UserError
+from sfumato.core.paths import check_exists
 from sfumato.core.spec import Count, checked
 from sfumato.data.arrays import bad_rows, check_finite, from_python, read_npy, read_npz
 from sfumato.data.builtin import BUILTIN, fashion_mnist, holds_fashion_mnist, load_builtin
@@ -22,7 +23,6 @@ from sfumato.data.files import (
     IMAGE_SUFFIXES,
     PICKLE_SUFFIXES,
     TABLE_SUFFIXES,
-    check_exists,
     check_regular,
     refuse_pickle,
 )

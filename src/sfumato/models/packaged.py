@@ -24,7 +24,7 @@ Data = TypeVar("Data", Tensor, NDArray[Any])
 class PackagedModel(nn.Module):
     """A VAE on raw data: what a model folder holds and ``sfumato.load`` returns.
 
-    Raw data are what the user has: uint8 images, numbers in their own units. numpy in gives numpy out, torch in torch out.
+    Raw data are what the user has: uint8 images, numbers in their own units. numpy in, numpy out; torch in, torch out.
 
     Args:
         model: the VAE.
@@ -96,9 +96,18 @@ class PackagedModel(nn.Module):
         return _like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
 
     @torch.no_grad()
-    def interpolate(self, start: Data, end: Data, steps: int = 8, path: str = "spherical") -> Data:
+    def interpolate(
+        self,
+        start: Data,
+        end: Data,
+        steps: int = 8,
+        path: str = "spherical",
+        y: Tensor | NDArray[Any] | None = None,
+    ) -> Data:
         """Return the decoded path between two batches of raw data, (steps, batch, *shape), in raw units."""
-        x = self.model.interpolate(self._input(start), self._input(end), steps, path=path)  # type: ignore[arg-type]
+        labels = None if y is None else torch.as_tensor(y)
+        ends = self._input(start), self._input(end)
+        x = self.model.interpolate(*ends, steps, labels, path=path)  # type: ignore[arg-type]
         return _like(self.preprocessing.inverse(x), start)
 
     def _input(self, raw: Tensor | NDArray[Any]) -> Tensor:

@@ -101,16 +101,12 @@ def plan(dataset: Dataset, options: Options) -> Run:
     Raises:
         UserError: an option that does not exist, or does not fit the data.
     """
-    facts = inspect_dataset(dataset)
-    decisions = decide(facts, options.likelihood, options.binarise)
+    facts, decisions = foresee(dataset, options)
     preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
-    recipe = _recipe(facts, options)
-    latent = _latent_dim(facts, options)
-    classes, frequencies = _classes(dataset, facts, options)
     likelihood = build_likelihood(decisions, dataset.shape)
-    decisions += [recipe, latent, *([classes] if classes else [])]
-    tree = to_spec(build_vae(RECIPES[recipe.value], likelihood, latent.value, frequencies, options.condition))
-    model = fresh_model(tree, options.seed)
+    recipe, latent = RECIPES[decided(decisions, "recipe")], decided(decisions, "latent")
+    _, frequencies = _classes(dataset, facts, options)
+    model = fresh_model(to_spec(build_vae(recipe, likelihood, latent, frequencies, options.condition)), options.seed)
     config, more = _training(dataset, facts, options)
     objective = _objective(options.beta, config.steps)
     if _budget(options):
@@ -123,6 +119,19 @@ def plan(dataset: Dataset, options: Options) -> Run:
         objective = _objective(options.beta, config.steps)
     decisions += [_duration(config, options, facts), *more]
     return Run(model, objective, preprocessing, config, dataset, facts, tuple(decisions))
+
+
+def foresee(dataset: Dataset, options: Options) -> tuple[Inspection, list[Decision]]:
+    """Return the facts about the data, and what :func:`plan` decides about the model from them; nothing is measured.
+
+    Raises:
+        UserError: as :func:`plan`.
+    """
+    facts = inspect_dataset(dataset)
+    decisions = decide(facts, options.likelihood, options.binarise)
+    classes, _ = _classes(dataset, facts, options)
+    decisions += [_recipe(facts, options), _latent_dim(facts, options), *([classes] if classes else [])]
+    return facts, decisions
 
 
 def fresh_model(tree: Mapping[str, Any], seed: int) -> VAE:

@@ -26,3 +26,6 @@ class Listener:
     def on_evaluation(self, line: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
         """Hear an evaluation of ``model`` (averaged weights); what is returned is added to the line of metrics."""
         return {}
+
+    def on_measuring(self, part: str, done: int, of: int) -> None:
+        """Hear how far the final evaluation is: ``done`` of ``of`` in one part of it."""

@@ -51,6 +51,11 @@ class Both(Listener):
         added = self.first.on_evaluation(line, model)
         return {**added, **self.second.on_evaluation({**line, **added}, model)}
 
+    def on_measuring(self, part: str, done: int, of: int) -> None:
+        """Pass on how far the evaluation is."""
+        self.first.on_measuring(part, done, of)
+        self.second.on_measuring(part, done, of)
+
 
 class Reporter(Listener):
     """Redraws ``report.html`` at each evaluation, and adds the latent dimensions to the metrics.

@@ -11,18 +11,26 @@ from typing import Any
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective
 from sfumato.core.spec import from_spec, to_spec
-from sfumato.data import Dataset, Preprocessing, inspect_dataset, load_dataset
+from sfumato.data import Dataset, Decision, Preprocessing, inspect_dataset, load_dataset
 from sfumato.evaluation import evaluate
+from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
 from sfumato.models import VAE, PackagedModel
 from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.verbs.listeners import Both, Reporter
+from sfumato.verbs.state import refuse_existing
 from sfumato.verbs.verdict import verdict
 
 EVALUATION_SAMPLES = 100
 FORMAT_VERSION = 1
+DECIDED_BY: dict[str, tuple[str, ...]] = {
+    "model": ("likelihood", "levels", "variance", "recipe", "latent", "classes"),
+    "objective": (),
+    "training": ("steps", "batch"),
+    "preprocessing": ("binarise", "preprocessing"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def train(
         out: the run folder, by default ``runs/<name of the data>``; refused if it exists.
         options: what was asked for.
         reading: more arguments for ``load_dataset``: size, label, split, skip_bad.
-        config: the tree of a run (model, objective, training, preprocessing), instead of deciding; each key may be missing.
+        config: the tree of a run (model, objective, training, preprocessing), in place of deciding; any part of it.
         listener: told what happens.
         on_decided: called with the plan and the folder before the first step.
 
@@ -75,10 +83,10 @@ def train(
         UserError: data or options that cannot be used; then nothing was written. Diverged: see :class:`Trainer`.
     """
     if out is not None:
-        RunFolder(out).refuse_existing()
+        refuse_existing(RunFolder(out))
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
-    folder.refuse_existing()
+    refuse_existing(folder)
     run = configured(plan(dataset, options), config or {}, options.seed)
     folder.create()
     with folder.lock():
@@ -111,6 +119,16 @@ def resume(path: str | Path, *, source: Any = None, listener: Listener | None = 
 
 def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
     """Return the run that ``run.json`` describes, with fresh weights; refuse data that are not the same."""
+    dataset = same_data(decided, source)
+    model = fresh_model(decided["model"], decided["training"]["seed"])
+    objective: Objective = from_spec(decided["objective"], "objective", "objective")
+    training: TrainingConfig = from_spec(decided["training"], "training", "training")
+    preprocessing = fitted(decided["preprocessing"], dataset)
+    return Run(model, objective, preprocessing, training, dataset, inspect_dataset(dataset), ())
+
+
+def same_data(decided: Mapping[str, Any], source: Any = None) -> Dataset:
+    """Return the data of the run that ``run.json`` describes, from ``source`` or where they were; refuse others."""
     origin = dict(decided["data"]["origin"])
     if source is not None:
         origin["source"] = source
@@ -120,11 +138,7 @@ def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
             f"the data at {origin['source']} are not those this run was trained on (another fingerprint). "
             "Put the original data back, or train a new run."
         )
-    model = fresh_model(decided["model"], decided["training"]["seed"])
-    objective: Objective = from_spec(decided["objective"], "objective", "objective")
-    training: TrainingConfig = from_spec(decided["training"], "training", "training")
-    preprocessing = fitted(decided["preprocessing"], dataset)
-    return Run(model, objective, preprocessing, training, dataset, inspect_dataset(dataset), ())
+    return dataset
 
 
 def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
@@ -138,7 +152,7 @@ def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
 
 def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
     """Return ``run`` with the parts that a configuration file names put in the place of the decided ones."""
-    parts = ("model", "objective", "training", "preprocessing")
+    parts = tuple(DECIDED_BY)
     known = {*parts, "format_version", "name", "data", "decisions", "versions", "seed"}
     for key in config:
         if key not in known:
@@ -155,7 +169,13 @@ def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
             f"the configured model is for examples of shape {model.likelihood.shape}; the data have "
             f"{run.dataset.shape}. Change the shapes in the configuration."
         )
-    return Run(model, objective, preprocessing, training, run.dataset, run.inspection, run.decisions)
+    replaced = {name for part in trees for name in DECIDED_BY[part]}
+    decisions = [decision for decision in run.decisions if decision.name not in replaced]
+    decisions += [
+        Decision(part, tree.get("class"), "the configuration says so", "--config FILE", "user")
+        for part, tree in trees.items()
+    ]
+    return Run(model, objective, preprocessing, training, run.dataset, run.inspection, tuple(decisions))
 
 
 def description(run: Run, name: str) -> dict[str, Any]:
@@ -233,7 +253,31 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) ->
     if not outcome.finished:
         reporter.write(packaged, "stopped", outcome.step)
         return TrainedRun(folder.path, packaged, outcome, None, ())
-    return finish(folder, packaged, prepared, outcome, reporter, listener)
+    return finish(folder, packaged, run.dataset, outcome, reporter, listener)
+
+
+def measure(
+    packaged: PackagedModel,
+    dataset: Dataset,
+    *,
+    samples: int = EVALUATION_SAMPLES,
+    split: str = "test",
+    seed: int = 0,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Return everything that an evaluation measures, with the judge where there are classes, and the baselines."""
+    judge = bool(packaged.model.num_classes) and dataset.num_classes > 1
+    return evaluate(
+        packaged.model,
+        packaged.preprocessing,
+        dataset,
+        split=split,
+        samples=samples,
+        seed=seed,
+        judge=judge,
+        baselines=True,
+        tell=tell,
+    ).to_dict()
 
 
 def finish(
@@ -245,13 +289,12 @@ def finish(
     listener: Listener,
 ) -> TrainedRun:
     """Save the model, evaluate it on the test split, write the verdict and the report."""
-    save_model(
-        folder.model, packaged, card={"step": outcome.best_step, "class_names": list(dataset.class_names)}, replace=True
-    )
-    listener.say(f"evaluating on {len(dataset.rows('test')):,} test examples")
+    card = {"step": outcome.best_step, "data": dataset.name, "columns": list(dataset.columns)}
+    save_model(folder.model, packaged, card=card, replace=True)
     packaged.eval()
-    result = evaluate(packaged.model, packaged.preprocessing, dataset, samples=EVALUATION_SAMPLES).to_dict()
+    result = measure(packaged, dataset, tell=listener.on_measuring)
     sentences = verdict(result, folder.metrics.read(), outcome)
-    folder.write_evaluation({**result, "verdict": list(sentences)})
+    result["verdict"] = list(sentences)
+    folder.write_evaluation(result)
     reporter.write(packaged, "finished", outcome.step, result, sentences)
     return TrainedRun(folder.path, packaged, outcome, result, tuple(sentences))

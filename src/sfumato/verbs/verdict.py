@@ -29,9 +29,9 @@ def verdict(evaluation: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]],
 
 def _against_baseline(evaluation: Mapping[str, Any]) -> list[str]:
     """Compare log p(x) with the best baseline, in units of the standard error of both."""
-    bound = evaluation.get("log_evidence")
-    baselines = {name: entry for name, entry in (evaluation.get("baselines") or {}).items() if entry}
-    if not bound or not baselines or bound["value"] is None:
+    bound = (evaluation.get("values") or {}).get("evidence_bound")
+    baselines = {name: entry for name, entry in (evaluation.get("baselines") or {}).items() if _is_number(entry)}
+    if bound is None or not _is_number(bound) or not baselines:
         return []
     name, best = max(baselines.items(), key=lambda item: item[1]["value"])
     gain = bound["value"] - best["value"]
@@ -44,8 +44,13 @@ def _against_baseline(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Poor: {-gain:,.1f} nats an example worse than {words}; do not use this model as it is."]
 
 
+def _is_number(entry: Any) -> bool:
+    return bool(entry) and entry.get("value") is not None and entry.get("standard_error") is not None
+
+
 def _latents(evaluation: Mapping[str, Any]) -> list[str]:
-    active, dims = evaluation.get("active_units"), len(evaluation.get("kl_per_dimension") or [])
+    units = evaluation.get("active_units") or {}
+    active, dims = units.get("value"), units.get("of")
     if active is None or not dims:
         return []
     if active == 0:

@@ -1,0 +1,114 @@
+"""The Python face: what ``import sfumato`` offers under the names of the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sfumato.core.errors import UserError
+from sfumato.core.spec import Count, NonNegative, Positive, Size, checked
+from sfumato.recipes import Options
+from sfumato.recipes.vae import Condition
+from sfumato.training import Listener
+from sfumato.verbs import inspect as _inspect
+from sfumato.verbs import train as _train
+from sfumato.verbs.config import combined, read_config, seed_of
+from sfumato.verbs.words import seconds_of
+
+
+def inspect(
+    data: Any,
+    *,
+    size: int | tuple[int, int] | None = None,
+    label: str | None = None,
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> _inspect.Inspected:
+    """Read data and say what is in there and what would be decided.
+
+    Args:
+        data: a folder of images, ``.npy``, ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array, or (x, y).
+        size: the side of the images, or (height, width).
+        label: the column that holds the classes.
+        split: the shares of train, validation and test.
+        skip_bad: leave out damaged images and examples with missing values.
+        seed: of the splits.
+    """
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
+    return _inspect.inspect(data, options=Options(seed=seed), **reading)
+
+
+def train(
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    latent_dim: int | None = None,
+    conditional: bool | None = None,
+    condition: Condition = "prior",
+    likelihood: str | None = None,
+    binarise: str | None = None,
+    beta: float | None = None,
+    recipe: str | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    time: str | float | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    label: str | None = None,
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    skip_bad: bool = False,
+    config: str | Path | None = None,
+    listener: Listener | None = None,
+) -> _train.TrainedRun:
+    """Inspect, decide, train, evaluate, report: ``sfumato train`` with the same words.
+
+    Args:
+        data: what :func:`inspect` takes, or what it returned.
+        out: the folder of the run, by default ``runs/<name of the data>``.
+        latent_dim: the number of dimensions of z.
+        conditional: whether every class owns a learned mean; None: where there are classes.
+        condition: who sees the class besides the prior: prior (nobody), decoder, encoder, both.
+        likelihood: bernoulli, gaussian, logistic, categorical.
+        binarise: none, fixed, dynamic.
+        beta: the weight of the KL term, by default 1.
+        recipe: the networks: mlp, article, conv-small, conv-large.
+        epochs: passes over the training split.
+        steps: optimizer steps.
+        time: how long training may take: "10m", or seconds.
+        batch: examples a step.
+        lr: Adam's learning rate at its peak.
+        seed: of splits, weights, order and noise, by default 0.
+        size: see :func:`inspect`.
+        label: see :func:`inspect`.
+        split: see :func:`inspect`.
+        skip_bad: see :func:`inspect`.
+        config: a configuration file.
+        listener: told what happens.
+    """
+    given = sum(value is not None for value in (epochs, steps, time))
+    if given > 1:
+        raise UserError("--epochs, --steps and --time each say how long to train. Give one of them.")
+    tree = {} if config is None else read_config(config)
+    options = Options(
+        recipe=recipe,
+        latent_dim=latent_dim,
+        conditional=conditional,
+        condition=condition,
+        likelihood=likelihood,
+        binarise=binarise,
+        beta=1.0 if beta is None else checked(beta, NonNegative, "--beta"),
+        epochs=None if epochs is None else checked(epochs, Positive, "--epochs"),
+        steps=None if steps is None else checked(steps, Count, "--steps"),
+        seconds=None if time is None else seconds_of(time),
+        batch_size=None if batch is None else checked(batch, Size, "--batch"),
+        learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
+        seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
+    )
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
+    source = data.dataset if isinstance(data, _inspect.Inspected) else data
+    return _train.train(
+        source, out=out, options=combined(options, tree), reading=reading, config=tree, listener=listener
+    )
