@@ -142,6 +142,12 @@ class Checkpoints:
             raise DamagedError(f"{shown(path)} holds another checkpoint than its name says.")
         return Checkpoint(step, tensors, content["state"])
 
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints above ``step``, the highest first: training goes on from there another way."""
+        for later in reversed(self.steps()):
+            if later > step:
+                store.discard(self._path(later))
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 

@@ -83,7 +83,7 @@ class RunFolder:
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Write ``evaluation.json``; a number that is not finite is written as null."""
-        store.write_file(self.evaluation, strict_json.dump(_finite(evaluation)))
+        store.write_file(self.evaluation, strict_json.dump(finite(evaluation)))
 
     def read_evaluation(self) -> dict[str, Any] | None:
         """Return the content of ``evaluation.json``, or None where there is none yet."""
@@ -114,7 +114,7 @@ class Metrics:
         Raises:
             NoRoom: the disk is full; the file is as it was before.
         """
-        line = json.dumps(_finite(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        line = json.dumps(finite(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
         new = not self.path.exists()
         with explained(self.path):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -131,6 +131,10 @@ class Metrics:
                 os.close(descriptor)
             if new:
                 store.sync_folder(self.path.parent)
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def position(self) -> int:
         """Return the length in bytes, made durable, to be saved in the checkpoint of the same step."""
@@ -150,10 +154,9 @@ class Metrics:
         Raises:
             DamagedError: it is missing or shorter than that.
         """
-        there = self.path.exists()
-        size = self.path.stat().st_size if there else 0
+        size = self.size()
         if size < position:
-            what = f"has {size:,} bytes" if there else "is missing"
+            what = f"has {size:,} bytes" if self.path.exists() else "is missing"
             raise DamagedError(
                 f"{shown(self.path)} {what}; when the checkpoint was written it had {position:,} bytes. "
                 "Use an intact copy of the run."
@@ -227,11 +230,12 @@ class RunLock:
             self._descriptor = None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return ``value`` with None for every number in it that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

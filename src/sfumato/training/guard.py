@@ -58,7 +58,7 @@ class Guard:
             if self.outliers_in_a_row < IN_A_ROW:
                 self.skipped += 1
                 return "skip"
-            self.log_norms.clear()
+            self.log_norms = []
         self.outliers_in_a_row = 0
         self.log_norms = [*self.log_norms, log_norm][-WINDOW:]
         return "accept"
@@ -67,7 +67,7 @@ class Guard:
         """Note that training went back to the last good checkpoint."""
         self.recoveries += 1
         self.bad_in_a_row = self.outliers_in_a_row = 0
-        self.log_norms.clear()
+        self.log_norms = []
 
     def state(self) -> dict[str, Any]:
         """Return everything, as plain json."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -40,4 +41,5 @@ class Interruption:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        self.say(self.SENTENCE)
+        with contextlib.suppress(Exception):  # a terminal that is gone, or busy printing, must not cost the checkpoint
+            self.say(self.SENTENCE)

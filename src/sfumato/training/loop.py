@@ -6,6 +6,8 @@ verdict, Adam, average. A checkpoint holds the rest, so a run that was killed go
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,20 +17,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import Diverged, SfumatoError
+from sfumato.core.errors import Diverged, SfumatoError, UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.spec import to_spec
 from sfumato.data import Examples, Order
-from sfumato.io.run import RunFolder
+from sfumato.io.checkpoints import Checkpoint
+from sfumato.io.run import RunFolder, finite
 from sfumato.training.config import TrainingConfig
 from sfumato.training.guard import Verdict
 from sfumato.training.interruption import Interruption
 from sfumato.training.listener import Listener
 from sfumato.training.runtime import open_runtime
-from sfumato.training.state import TensorTree, TrainingState
+from sfumato.training.state import BEST, TensorTree, TrainingState, best_weights
 from sfumato.training.validation import validate
 
 NOISE = 0x6E6F697365  # "noise": keeps these random numbers apart from others with the same seed
+
+
+@dataclass(frozen=True, eq=False)
+class Good:
+    """A state to go back to.
+
+    Args:
+        step: the steps done.
+        tensors: file stem -> name -> tensor.
+        state: everything else, as plain json: "training", and how far "metrics" and the "pending" lines were.
+    """
+
+    step: int
+    tensors: TensorTree
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,15 +115,20 @@ class Trainer:
         self.checkpoints = folder.open_checkpoints() if folder else None
         self.state = TrainingState(self.model, config)
         self.save_failed = ""
+        self._begun = False
         self._unwritten: list[dict[str, Any]] = []
-        self._good: tuple[TensorTree, dict[str, Any], int] | None = None
+        self._good: Good | Checkpoint | None = None
         self._good_step = 0
         self._order = self._new_order()
         self._trouble = ""
         self._started = 0.0
 
     def resume(self) -> int:
-        """Take over the latest checkpoint that verifies; return its step (0: there is none, start at the beginning)."""
+        """Take over the latest checkpoint that verifies; return its step (0: there is none, start at the beginning).
+
+        Raises:
+            UserError: the checkpoint is that of another run, or a file of it is damaged.
+        """
         assert self.folder is not None
         assert self.checkpoints is not None
         latest = self.checkpoints.latest()
@@ -112,14 +136,13 @@ class Trainer:
         if latest is None:
             self.folder.metrics.truncate(0)
             return 0
-        best_step = latest.state["training"]["best_step"]
-        best = latest if best_step == latest.step else None
-        if best_step is not None and best is None:
-            best = self.checkpoints.load(best_step)
-        self.state.restore_checkpoint(latest, best)
+        self._compare(latest)
+        self.state.restore_checkpoint(latest, best_weights(self.checkpoints, latest))
+        self._begun = True
         self._good_step = latest.state["good_step"]
         self._order = self._new_order()
         self.folder.metrics.truncate(latest.state["metrics"])
+        self._unwritten = list(latest.state["pending"])
         return self.state.step
 
     def fit(self) -> Outcome:
@@ -133,7 +156,7 @@ class Trainer:
         self.listener.on_start(state.step, config.steps, config.batch_size)
         saved = state.step
         with Interruption(self.listener.say) as interruption:
-            if state.step == 0:
+            if not self._begun:
                 self._evaluate()
                 self._keep_good()
                 self._save()
@@ -145,13 +168,14 @@ class Trainer:
                 if self._is_due(config.log_every):
                     self._log()
                 evaluated = self._is_due(config.evaluate_every)
+                due = evaluated or self._is_due(config.checkpoint_every)
+                if due and not state.is_finite():
+                    self._trouble = "a weight became infinite"
+                    self._roll_back()
+                    continue
                 if evaluated:
                     self._evaluate()
-                if evaluated or self._is_due(config.checkpoint_every):
-                    if not state.is_finite():
-                        self._trouble = "a weight became infinite"
-                        self._roll_back()
-                        continue
+                if due:
                     self._keep_good()
                     self._save()
                     saved = state.step
@@ -235,35 +259,87 @@ class Trainer:
     def _write(self, line: dict[str, Any]) -> None:
         """Append to the metrics; lines that find no room wait for the next."""
         self.listener.on_metrics(line)
-        self._unwritten.append(line)
+        if self.folder is None:
+            return
+        self._unwritten.append(finite(line))
         try:
-            while self.folder and self._unwritten:
-                self.folder.metrics.append(self._unwritten[0])
-                self._unwritten.pop(0)
+            self._write_pending(self.folder)
         except SfumatoError as error:
             self.listener.say(str(error))
 
+    def _write_pending(self, folder: RunFolder) -> None:
+        while self._unwritten:
+            folder.metrics.append(self._unwritten[0])
+            self._unwritten.pop(0)
+
+    def _capture(self) -> Good:
+        self.state.seconds = time.monotonic() - self._started
+        tensors, plain = self.state.capture()
+        state = {
+            "training": plain,
+            "metrics": self.folder.metrics.size() if self.folder else 0,
+            "pending": list(self._unwritten),
+            "good_step": self._good_step,
+            "made_by": self._made_by(),
+        }
+        return Good(self.state.step, tensors, state)
+
     def _keep_good(self) -> None:
         """Remember this step to go back to; only steps of the schedule, so that an interruption changes nothing."""
-        position = self.folder.metrics.position() if self.folder else 0
-        self._good = (*self.state.capture(), position)
         self._good_step = self.state.step
+        self._good = self._capture()
 
     def _save(self) -> None:
         """Write a checkpoint; without room training goes on and the next one tries again."""
         if self.folder is None or self.checkpoints is None:
             return
-        self.state.seconds = time.monotonic() - self._started
-        tensors, plain = self.state.capture()
-        state = {"training": plain, "metrics": self.folder.metrics.position(), "good_step": self._good_step}
-        protect = [step for step in (self.state.best_step, self._good_step) if step is not None]
         try:
-            self.checkpoints.save(self.state.step, tensors, state, protect)
+            self._write_pending(self.folder)
+            self.folder.metrics.position()
+            there = self.checkpoints.steps()
+            if self._good and self._good.step not in (self.state.step, *there):  # it found no room in its time
+                self._save_as(self._good, there)
+            self._save_as(self._capture(), there)
             self.save_failed = ""
         except SfumatoError as error:
             self.save_failed = str(error)
             self.listener.say(f"{error} The last checkpoint stays good; the next one is tried as planned.")
         self._tell_warnings()
+
+    def _save_as(self, kept: Good | Checkpoint, there: Sequence[int]) -> None:
+        """Write ``kept``; with the best weights in it when no other checkpoint ``there`` has them."""
+        assert self.checkpoints is not None
+        tensors, best_step = dict(kept.tensors), kept.state["training"]["best_step"]
+        if self.state.best_weights is not None and best_step not in (kept.step, *there):
+            tensors[BEST] = self.state.best_weights
+        protect = [step for step in (best_step, kept.state["good_step"]) if step is not None]
+        self.checkpoints.save(kept.step, tensors, kept.state, protect)
+
+    def _made_by(self) -> dict[str, str]:
+        """Return a digest of each part that a checkpoint only fits to, and where it was computed."""
+        parts = {
+            "model": self.model,
+            "objective": self.objective,
+            "training": self.config,
+            "preprocessing": self.preprocessing,
+        }
+        surroundings = f"{self.runtime.device.type}, {'bf16' if self.runtime.bf16 else 'float32'}"
+        return {name: fingerprint(part) for name, part in parts.items()} | {"surroundings": surroundings}
+
+    def _compare(self, latest: Checkpoint) -> None:
+        """Refuse a checkpoint of other parts; say so when it was computed elsewhere."""
+        before, now = latest.state["made_by"], self._made_by()
+        for name in ("model", "objective", "training", "preprocessing"):
+            if before[name] != now[name]:
+                raise UserError(
+                    f"the checkpoint of step {latest.step:,} was made with another {name} than run.json describes now. "
+                    "Put the original run.json back, or train a new run."
+                )
+        if before["surroundings"] != now["surroundings"]:
+            self.listener.say(
+                f"bit-exact not promised: the steps were computed on {before['surroundings']} and now are on "
+                f"{now['surroundings']}"
+            )
 
     def _roll_back(self) -> None:
         """Return to the last good state with half the learning rate and another order, or give up."""
@@ -273,18 +349,16 @@ class Trainer:
         recoveries, skipped, at = guard.recoveries, guard.skipped, state.step
         if self._good is None:
             assert self.checkpoints is not None
-            kept = self.checkpoints.load(self._good_step)
-            self._good = (kept.tensors, kept.state["training"], kept.state["metrics"])
-        tensors, plain, position = self._good
-        best = state.best_weights
-        state.restore(tensors, plain)
-        state.best_weights = best
+            self._good = self.checkpoints.load(self._good_step)
+        good = self._good
+        state.restore(good.tensors, good.state["training"])
         guard.recoveries, guard.skipped = recoveries, skipped
         guard.recover()
         self._order = self._new_order()
-        if self.folder:
-            self.folder.metrics.truncate(position)
-        self._unwritten.clear()
+        if self.folder and self.checkpoints:
+            self.checkpoints.forget_after(good.step)  # first, so that none knows more metrics than there are
+            self.folder.metrics.truncate(good.state["metrics"])
+        self._unwritten = list(good.state["pending"])
         state.optimizer.zero_grad()
         self.listener.say(
             f"step {at:,}: {self._trouble}; back to step {state.step:,} with the learning rate times "
@@ -302,7 +376,8 @@ class Trainer:
         return f"the gradient's norm was {float(norm):.3g}"
 
     def _obituary(self) -> str:
-        kept = f"The checkpoint of step {self._good_step:,} is good." if self.folder else "Nothing was written."
+        there = self.checkpoints.steps() if self.checkpoints else []
+        kept = f"The checkpoint of step {there[-1]:,} is good." if there else "Nothing was written."
         return (
             f"step {self.state.step:,}: stopped, {self._trouble}, and {self.state.guard.recoveries} recoveries did not "
             f"help. {kept} Likely causes: 1. the learning rate {self.config.learning_rate:g} is high for this model "
@@ -333,3 +408,12 @@ class Trainer:
             signal=signal,
             save_failed=self.save_failed,
         )
+
+
+def fingerprint(part: Any) -> str:
+    """Return the SHA-256 of what ``part`` is made of, or its name when it is not registered."""
+    try:
+        tree = to_spec(part)
+    except TypeError:
+        return type(part).__name__
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

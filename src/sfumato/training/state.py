@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from sfumato.io.checkpoints import Checkpoint
+from sfumato.core.errors import UserError
+from sfumato.io.checkpoints import Checkpoint, Checkpoints
 from sfumato.io.tensors import flatten_optimizer, unflatten_optimizer
 from sfumato.training.config import TrainingConfig
 from sfumato.training.guard import Guard
 
 TensorTree = dict[str, dict[str, Tensor]]
+BEST = "best"
 
 
 class TrainingState:
@@ -100,6 +102,7 @@ class TrainingState:
             "best_value": self.best_value,
             "evaluations_since_best": self.evaluations_since_best,
             "stopped_early": self.stopped_early,
+            "sums": list(self.sums),
             "count": self.count,
             "seconds": self.seconds,
         }
@@ -110,17 +113,41 @@ class TrainingState:
         self.model.load_state_dict(tensors["model"])
         self.averaged.load_state_dict(tensors["ema"])
         self.average.n_averaged.fill_(plain["averaged"])
-        self.optimizer.load_state_dict(unflatten_optimizer(tensors["optimizer"], plain["optimizer"]))
+        own = cloned(tensors["optimizer"])  # the optimizer takes tensors as they are, and changes them in place
+        self.optimizer.load_state_dict(unflatten_optimizer(own, plain["optimizer"]))
         device = next(self.model.parameters()).device
-        self.sums = {name: value.to(device) for name, value in tensors["sums"].items()}
+        self.sums = {name: tensors["sums"][name].to(device) for name in plain["sums"]}
         self.guard.restore(plain["guard"])
         for name in ("step", "best_step", "best_value", "evaluations_since_best", "stopped_early", "count", "seconds"):
             setattr(self, name, plain[name])
 
-    def restore_checkpoint(self, checkpoint: Checkpoint, best: Checkpoint | None) -> None:
-        """Take over a checkpoint, and the best weights from the checkpoint of the best step."""
-        self.restore(checkpoint.tensors, checkpoint.state["training"])
-        self.best_weights = best.tensors["ema"] if best is not None else None
+    def restore_checkpoint(self, checkpoint: Checkpoint, best: dict[str, Tensor] | None) -> None:
+        """Take over a checkpoint, and the best weights, which :func:`best_weights` finds.
+
+        Raises:
+            UserError: it is of another model.
+        """
+        try:
+            self.restore(checkpoint.tensors, checkpoint.state["training"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint of step {checkpoint.step} is of another model ({reason}). Use the original run.json."
+            ) from None
+        self.best_weights = best
+
+
+def best_weights(checkpoints: Checkpoints, latest: Checkpoint) -> dict[str, Tensor] | None:
+    """Return the averaged weights of the best step that ``latest`` knows.
+
+    They are those of the checkpoint of that step; where it found no room, every later one carries them.
+    """
+    step = latest.state["training"]["best_step"]
+    if step is None:
+        return None
+    if BEST in latest.tensors:
+        return latest.tensors[BEST]
+    return (latest if step == latest.step else checkpoints.load(step)).tensors["ema"]
 
 
 def averaging(decay: float) -> Any:

@@ -1,0 +1,213 @@
+"""A tiny training of every kind, ways to interrupt it, and all that must be the same after a resume."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import time
+from dataclasses import replace
+
+import torch
+
+from sfumato.core.numerics import fixed_noise
+from sfumato.core.schedules import WarmUp, WarmUpCosine
+from sfumato.data import InMemory
+from sfumato.data.preprocessing import Binarise, Standardise
+from sfumato.io.run import RunFolder
+from sfumato.io.tensors import pack
+from sfumato.likelihoods import Bernoulli, Gaussian
+from sfumato.models import VAE
+from sfumato.networks import MLP
+from sfumato.objectives import ELBO, IWAE
+from sfumato.posteriors import DiagonalGaussian
+from sfumato.priors import ClassConditional, StandardNormal
+from sfumato.training import Listener, Trainer, TrainingConfig
+
+COUNT, BATCH, DIM, LATENT, CLASSES = 203, 16, 64, 4, 3
+KINDS = ("conditional", "iwae", "optimal")
+CONFIG = TrainingConfig(
+    steps=60,
+    batch_size=BATCH,
+    learning_rate=3e-3,
+    schedule=WarmUpCosine(60, warmup=10),
+    weight_decay=0.01,
+    clip_norm=20.0,
+    ema_decay=0.99,
+    precision="float32",
+    seed=5,
+    log_every=2,
+    evaluate_every=12,
+    checkpoint_every=3,
+)
+
+
+def examples(count, seed, kind):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(CLASSES, (count,), generator=generator)
+    grey = torch.rand(CLASSES, DIM, generator=torch.Generator().manual_seed(1))[y]
+    if kind == "optimal":
+        return InMemory(grey + 0.1 * torch.randn(count, DIM, generator=generator))
+    y[::7] = -1
+    return InMemory((grey * 255).to(torch.uint8), y if kind == "conditional" else None)
+
+
+def tiny(kind="conditional", seed=3, variance="optimal"):
+    """Return (model, objective, train, validation, preprocessing), as a fresh process would make them."""
+    with fixed_noise(seed):
+        trunk = MLP((DIM,), (16,), hidden=(), activate_output=True)
+        mean, log_variance = (MLP((16,), (LATENT,), hidden=()) for _ in range(2))
+        likelihood = Gaussian((DIM,), variance) if kind == "optimal" else Bernoulli((DIM,))
+        prior = ClassConditional(CLASSES, LATENT) if kind == "conditional" else StandardNormal(LATENT)
+        decoder = MLP((LATENT,), likelihood.parameter_shape, hidden=(16,))
+        model = VAE(prior, DiagonalGaussian(mean, log_variance, trunk), decoder, likelihood)
+    objective = IWAE(samples=3) if kind == "iwae" else ELBO(schedule=WarmUp(20))
+    train, validation = examples(COUNT, 11, kind), examples(37, 12, kind)
+    preprocessing = {
+        "conditional": lambda: Binarise((DIM,), "dynamic"),
+        "iwae": lambda: Binarise((DIM,), "dynamic"),
+        "optimal": lambda: Standardise((DIM,)).fit(train.x.numpy()),
+    }[kind]()
+    return model, objective, train, validation, preprocessing
+
+
+def trainer(folder=None, kind="conditional", listener=None, change=None, cls=Trainer, **config):
+    """Return a fresh trainer of ``kind``; ``change`` may replace the parts that :func:`tiny` returns."""
+    parts = list(tiny(kind))
+    if change:
+        parts = list(change(*parts))
+    run = RunFolder(folder) if folder is not None else None
+    if run is not None:
+        run.path.mkdir(exist_ok=True)
+    return cls(*parts, replace(CONFIG, **config), run, listener)
+
+
+def resumed(folder, **arguments):
+    """Return a fresh trainer that has taken over the latest checkpoint."""
+    fresh = trainer(folder, **arguments)
+    fresh.resume()
+    return fresh
+
+
+def digest(tensors):
+    return hashlib.sha256(pack(tensors)).hexdigest()
+
+
+def everything(done):
+    """Return part -> digest or value of all that a trainer holds and wrote; the time used is left out."""
+    tensors, plain = done.state.capture()
+    return {
+        **{stem: digest(named) for stem, named in tensors.items()},
+        **{name: value for name, value in plain.items() if name != "seconds"},
+        "best": digest(done.state.best_weights or {}),
+        "delivered": digest(done.model.state_dict()),
+        "metrics.jsonl": done.folder.metrics.path.read_bytes() if done.folder else b"",
+    }
+
+
+def straight(folder, **arguments):
+    """Train without interruption and return everything."""
+    whole = trainer(folder, **arguments)
+    whole.fit()
+    return everything(whole)
+
+
+class Crash(Exception):
+    """Stands for the death of the process: nothing is saved, nothing is cleaned up."""
+
+
+class At(Listener):
+    """Does ``action`` once, when ``event`` (step, metrics, evaluation) happens at ``step``."""
+
+    def __init__(self, step, action, event="step"):
+        self.step, self.action, self.event, self.fired, self.sentences = step, action, event, 0, []
+
+    def _maybe(self, event, step):
+        if not self.fired and (event, step) == (self.event, self.step):
+            self.fired += 1
+            self.action()
+
+    def say(self, sentence):
+        self.sentences.append(sentence)
+
+    def on_step(self, step):
+        self._maybe("step", step)
+
+    def on_metrics(self, line):
+        self._maybe("metrics", line["step"])
+
+    def on_evaluation(self, line, model):
+        self._maybe("evaluation", line["step"])
+        return {}
+
+
+class Hears(At):
+    """Only listens."""
+
+    def __init__(self):
+        super().__init__(-1, None)
+
+
+def crash():
+    raise Crash
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def poisoned(patch, steps, value=float("nan"), recoveries=None, rows=1):
+    """Let the loss of the first ``rows`` examples be ``value`` at ``steps`` (with ``recoveries``, only after so many)."""
+    right, hits = Trainer._forward, []
+
+    def forward(self, indices, step):
+        output = right(self, indices, step)
+        if step in steps and recoveries in (None, self.state.guard.recoveries):
+            hits.append(step)
+            losses = {}
+            for name, loss in output.losses.items():
+                mask = torch.zeros_like(loss)
+                mask[:rows] = 1
+                losses[name] = loss + mask * (loss * value if value == value and abs(value) < 1e30 else value)
+            return replace(output, losses=losses)
+        return output
+
+    with patch.context() as inner:
+        inner.setattr(Trainer, "_forward", forward)
+        yield hits
+
+
+class Child:
+    """A forked process that does ``work`` and leaves; nothing of the test's process is torn down in it."""
+
+    def __init__(self, work):
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                code = work() or 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout=60):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, "the child hangs"
+            time.sleep(0.001)
+        return self.returncode
+
+    def kill(self, number=signal.SIGKILL):
+        if self.poll() is None:
+            os.kill(self.pid, number)
