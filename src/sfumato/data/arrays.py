@@ -205,7 +205,6 @@ def _read_array(stream: BufferedIOBase, size: int, source: str) -> Array:
         if not count:
             raise UserError(f"{source} ends after {filled:,} of {expected:,} bytes. Make the file again.")
         filled += count
-    stream.read(1)  # at the end of a zip member this is where its checksum is compared
     array = buffer.view(dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
