@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import json
 import os
 
+import pytest
 import torch
 from torch import nn
 
 from sfumato.core.spec import Real, Size, register
+from sfumato.io import store
 from sfumato.io.checkpoints import Checkpoints
 from sfumato.io.store import write_folder
 from sfumato.io.tensors import pack
@@ -38,6 +41,15 @@ class Tiny(nn.Module):
 
 
 @register("tiny")
+class Curious(nn.Module):
+    """Reads a value of a tensor while it is built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = float(torch.ones(3).sum())
+
+
+@register("tiny")
 class Plain:
     def __init__(self) -> None:
         pass
@@ -61,6 +73,18 @@ def forge(path, text, tensors=None):
     """Write a model folder with a right manifest around whatever an attacker wants."""
     write_folder(path, {"config.json": text, "model.safetensors": pack(tensors or tiny().state_dict())})
     return path
+
+
+WEIGHTS = pack(tiny().state_dict())
+
+
+@contextlib.contextmanager
+def in_memory(spec):
+    """Let every folder hold the model of ``spec`` (the disk has its own tests)."""
+    files = {"config.json": json.dumps(config(model=spec)).encode(), "model.safetensors": WEIGHTS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "read_folder", lambda path, names: files)
+        yield
 
 
 def content(step):

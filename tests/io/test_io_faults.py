@@ -157,6 +157,7 @@ def test_a_fault_while_a_model_is_replaced_leaves_the_old_or_the_new(fault, tmp_
             error = error_of(lambda number=number: replaced(path, number))
         assert fired.done
         assert error is None or isinstance(error, SfumatoError), error
+        assert path.exists()
         assert load_model(path, kind="tiny")[1]["number"] in (before, number)
     replaced(path, 0)
     assert os.listdir(tmp_path) == ["model"]

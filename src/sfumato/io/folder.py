@@ -2,6 +2,7 @@
 
 The configuration is the tree of class names and arguments (:mod:`sfumato.core.spec`). It is built on torch's meta
 device first, which allocates nothing, and compared with the tensors of the file; only what agrees is built for real.
+So a constructor may make tensors, but not read their values.
 Nothing executable is loaded and nothing is fetched.
 """
 
@@ -135,6 +136,11 @@ def _build(spec: Any, kind: str, source: str) -> nn.Module:
         text = str(error)
         raise UserError(text if text.startswith(source) else f"{source}: {text}") from None
     except Exception as error:
+        if "meta tensor" in str(error):
+            raise UserError(
+                f"{source}: a constructor reads the values of its tensors ({error}), so the sizes cannot be checked "
+                "before memory is taken. Let it decide in plain Python numbers."
+            ) from error
         raise UserError(f"{source} describes a model that cannot be built ({error}). Use the original file.") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{source}: {type(module).__name__} has no weights. Give a folder that sfumato wrote.")
