@@ -1,6 +1,6 @@
 """Shapes and types in the signatures of the mathematical rooms are checked at every call, here and nowhere else.
 
-Not in ``data``, ``io`` and what stands above: they are the gates that wrong types come to, and say so in their own words.
+Not in ``data``, ``io`` and what stands above: they are the gates that wrong types come to, and say so themselves.
 The hook rewrites modules while they are imported, so nothing may import sfumato before it.
 """
 
@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 ROOMS = (
@@ -27,6 +28,10 @@ ROOMS = (
 
 assert "sfumato" not in sys.modules, "sfumato was imported before its shapes could be checked"
 install_import_hook([f"sfumato.{room}" for room in ROOMS], "shape_checker.check")
+
+# The same examples at every run, and no clock: a busy machine is no bug.
+settings.register_profile("sfumato", deadline=None, derandomize=True)
+settings.load_profile("sfumato")
 
 
 @pytest.fixture(autouse=True)

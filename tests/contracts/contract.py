@@ -1,7 +1,7 @@
 """What every member of a room promises, written once.
 
-A room's test file has a table EXAMPLES, class name -> cases. A case builds an object and calls it on numbers that do not
-depend on chance or precision; the checks below need to know nothing else.
+A room's test file has a table EXAMPLES, class name -> cases. A case builds an object and calls it on numbers that do
+not depend on chance or precision; the checks below need to know nothing else.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class TestNetworks(ModuleContract):
 
     def test_a_wrong_shape_is_refused_with_the_cure(self, case: Case) -> None:
         network = case.build()
-        with pytest.raises(UserError, match="expects inputs of shape.*Build it with in_shape"):
+        with pytest.raises(UserError, match=r"expects inputs of shape.*Build it with in_shape"):
             network(torch.zeros(4, *network.in_shape[:-1], network.in_shape[-1] + 1))
 
     def test_float32_comes_out_of_autocast(self, case: Case) -> None:
@@ -82,7 +82,7 @@ class TestNetworks(ModuleContract):
             assert network(numbers(4, *network.in_shape, dtype=torch.float32)).dtype == torch.float32
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), channels=st.integers(1, 4), depth=st.integers(1, 3))
 def test_images_of_any_size_come_back_at_their_own(height: int, width: int, channels: int, depth: int) -> None:
     shape, widths = (channels, height, width), (3, 4, 5)[:depth]

@@ -31,7 +31,22 @@ class PackagedModel(nn.Module):
         preprocessing: raw data to the model's input.
         class_names: one name for each class, in the order of the class numbers.
 
-    Reference: :class:`~sfumato.models.VAE`.
+    Reference: Auto-Encoding Variational Bayes, Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114: the VAE
+    g(f(raw)), with f the preprocessing and raw = f^-1(x) on the way back.
+
+    >>> from sfumato.data import Levels
+    >>> from sfumato.likelihoods import DiscretizedLogistic
+    >>> from sfumato.networks import MLP
+    >>> from sfumato.posteriors import DiagonalGaussian
+    >>> from sfumato.priors import StandardNormal
+    >>> vae = VAE(
+    ...     prior=StandardNormal(latent_dim=2),
+    ...     posterior=DiagonalGaussian(mean=MLP((1, 8, 8), (2,)), log_variance=MLP((1, 8, 8), (2,))),
+    ...     decoder=MLP((2,), (2, 1, 8, 8)),
+    ...     likelihood=DiscretizedLogistic((1, 8, 8)),
+    ... )
+    >>> PackagedModel(vae, Levels((1, 8, 8))).sample(3, generator=0).dtype
+    torch.uint8
     """
 
     def __init__(self, model: VAE, preprocessing: Preprocessing, class_names: tuple[Name, ...] = ()) -> None:

@@ -9,7 +9,7 @@ from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Constant, Schedule
 from sfumato.core.spec import NonNegative, Size, register
 from sfumato.core.terms import Terms
-from sfumato.objectives.values import kl_of, needs_density, reported
+from sfumato.objectives.values import kl_of, needs_density, reported, with_penalties
 
 END = 10**15  # later than any step
 
@@ -49,8 +49,8 @@ class ELBO(Objective):
         super().__init__()
         if schedule(END) != 1:
             raise UserError(
-                f"ELBO needs a schedule that ends at 1, so that the KL term ends at beta; {type(schedule).__name__} ends "
-                f"at {schedule(END):g}. Use WarmUp."
+                f"ELBO needs a schedule that ends at 1, so that the KL term ends at beta; {type(schedule).__name__} "
+                f"ends at {schedule(END):g}. Use WarmUp."
             )
         self.beta, self.free_bits, self.schedule, self.samples = beta, free_bits, schedule, samples
         self.analytic = kl == "analytic"
@@ -66,6 +66,4 @@ class ELBO(Objective):
             # An estimate may be negative, and cutting it at 0 would bias it: no free bits, no clamp.
             paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
             loss = loss + beta * paid.sum(0)
-        for penalty in terms.penalties.values():
-            loss = loss + penalty
-        return ObjectiveOutput({"model": loss}, reported(terms, kl))
+        return ObjectiveOutput({"model": with_penalties(loss, terms)}, reported(terms, kl))

@@ -8,7 +8,7 @@ from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import logmeanexp
 from sfumato.core.spec import Size, register
 from sfumato.core.terms import Terms
-from sfumato.objectives.values import kl_of, needs_density, reported
+from sfumato.objectives.values import kl_of, needs_density, reported, with_penalties
 
 
 @final
@@ -40,7 +40,5 @@ class IWAE(Objective):
         needs_density(terms, "IWAE")
         assert terms.log_posterior is not None
         bound = logmeanexp(terms.log_likelihood + terms.log_prior - terms.log_posterior)
-        loss = -bound
-        for penalty in terms.penalties.values():
-            loss = loss + penalty
-        return ObjectiveOutput({"model": loss}, {"iwae": bound.detach(), **reported(terms, kl_of(terms))})
+        values = {"iwae": bound.detach(), **reported(terms, kl_of(terms))}
+        return ObjectiveOutput({"model": with_penalties(-bound, terms)}, values)

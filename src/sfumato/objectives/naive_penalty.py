@@ -12,7 +12,7 @@ from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import sum_event
 from sfumato.core.spec import NonNegative, register
 from sfumato.core.terms import Terms
-from sfumato.objectives.values import kl_of, reported
+from sfumato.objectives.values import kl_of, reported, with_penalties
 
 
 @final
@@ -56,4 +56,4 @@ class NaivePenalty(Objective):
         loss = reconstruction + self.mean_weight * mean_penalty + self.variance_weight * variance_penalty
         values = reported(terms, kl_of(terms))
         values |= {"mean_penalty": mean_penalty.detach(), "variance_penalty": variance_penalty.detach()}
-        return ObjectiveOutput({"model": loss}, values)
+        return ObjectiveOutput({"model": with_penalties(loss, terms)}, values)

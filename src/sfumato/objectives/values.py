@@ -37,6 +37,11 @@ def kl_of(terms: Terms, analytic: bool = True) -> Tensor | None:
     return terms.sampled_kl if exact is None else exact
 
 
+def with_penalties(loss: Tensor, terms: Terms) -> Tensor:
+    """Return ``loss``, (batch,), and the penalties that the model's parts ask for."""
+    return loss + sum(terms.penalties.values()) if terms.penalties else loss
+
+
 def needs_density(terms: Terms, name: str) -> None:
     """Raise UserError when a posterior has no density."""
     if terms.log_posterior is None:
