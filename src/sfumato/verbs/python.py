@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
 from sfumato.core.spec import Count, NonNegative, Positive, Size, checked
-from sfumato.recipes import Options
+from sfumato.recipes import Options, Run
 from sfumato.recipes.vae import Condition
 from sfumato.training import Listener
+from sfumato.training.config import Steps
 from sfumato.verbs import inspect as _inspect
 from sfumato.verbs import train as _train
 from sfumato.verbs.config import combined, read_config, seed_of
@@ -62,6 +64,7 @@ def train(
     skip_bad: bool = False,
     config: str | Path | None = None,
     listener: Listener | None = None,
+    on_decided: Callable[[Run, Path], None] | None = None,
 ) -> _train.TrainedRun:
     """Inspect, decide, train, evaluate, report: ``sfumato train`` with the same words.
 
@@ -87,6 +90,7 @@ def train(
         skip_bad: see :func:`inspect`.
         config: a configuration file.
         listener: told what happens.
+        on_decided: called with the plan and the folder of the run before the first step.
     """
     given = sum(value is not None for value in (epochs, steps, time))
     if given > 1:
@@ -101,7 +105,7 @@ def train(
         binarise=binarise,
         beta=1.0 if beta is None else checked(beta, NonNegative, "--beta"),
         epochs=None if epochs is None else checked(epochs, Positive, "--epochs"),
-        steps=None if steps is None else checked(steps, Count, "--steps"),
+        steps=None if steps is None else checked(steps, Steps, "--steps"),
         seconds=None if time is None else seconds_of(time),
         batch_size=None if batch is None else checked(batch, Size, "--batch"),
         learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
@@ -110,5 +114,11 @@ def train(
     reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
     source = data.dataset if isinstance(data, _inspect.Inspected) else data
     return _train.train(
-        source, out=out, options=combined(options, tree), reading=reading, config=tree, listener=listener
+        source,
+        out=out,
+        options=combined(options, tree),
+        reading=reading,
+        config=tree,
+        listener=listener,
+        on_decided=on_decided,
     )

@@ -1,0 +1,162 @@
+"""``sfumato inspect``, ``evaluate``, ``report`` and ``info``: what data, runs and models are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sfumato.cli import options
+from sfumato.cli.app import command
+from sfumato.core.errors import UserError
+from sfumato.core.spec import Size
+
+Samples = Annotated[
+    int | None, options.option("--samples", Size, "K of the bound on log p(x), exactly.  [default: 100]")
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option("--sheet", metavar="FILE.png", help="Write images as the network will see them.", show_default=False),
+]
+
+
+@command(
+    "inspect",
+    "sfumato inspect photos/",
+    "sfumato inspect photos/ --size 64 --sheet seen.png",
+    "sfumato inspect people.csv --label bought --json",
+)
+def inspect(
+    data: options.Data = None,
+    size: options.ImageSize = None,
+    label: options.Label = None,
+    split: options.Shares = None,
+    skip_bad: options.SkipBad = False,
+    latent_dim: options.LatentDim = None,
+    conditional: options.Conditional = None,
+    likelihood: options.Likelihood = None,
+    binarise: options.Binarise = None,
+    recipe: options.Recipe = None,
+    seed: options.TrainingSeed = None,
+    sheet: Sheet = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> int:
+    """Say what is in DATA, and what a training would do with it."""
+    if data is None:
+        raise UserError("inspect needs DATA.  For instance: sfumato inspect photos/")
+    from sfumato.cli.printing import columns, next_block, say, show, show_json
+    from sfumato.recipes import Options
+    from sfumato.verbs import inspect as verb
+
+    wishes = Options(
+        recipe=recipe,
+        latent_dim=latent_dim,
+        conditional=conditional,
+        likelihood=likelihood,
+        binarise=binarise,
+        seed=seed or 0,
+    )
+    reading: dict[str, Any] = {"size": size, "label": label, "skip_bad": skip_bad}
+    if split is not None:
+        reading["split"] = split
+    found = verb.inspect(data, options=wishes, **reading)
+    written = found.write_sheet(sheet, force) if sheet is not None else None
+    if json:
+        show_json(found.to_dict())
+        return 0
+    from sfumato.cli.talk import decision_table, fact_rows
+
+    show(data)
+    show(columns(fact_rows(found), indent=2))
+    show("")
+    show("Would be decided, because, change with")
+    show(decision_table("", found.decisions))
+    if written:
+        say(f"sheet    {written}")
+    say(next_block(["train", data]))
+    return 0
+
+
+@command("evaluate", "sfumato evaluate runs/photos", "sfumato evaluate runs/photos --samples 1000 --json")
+def evaluate(
+    run: options.Run,
+    samples: Samples = None,
+    split: options.Split = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Measure a run: bounds on log p(x), KL, active dimensions, classes, with standard errors."""
+    from sfumato.cli.printing import columns, console, show, show_json
+    from sfumato.cli.progress import progress
+    from sfumato.cli.talk import details, evaluation_rows
+    from sfumato.verbs import evaluate as verb
+    from sfumato.verbs.train import EVALUATION_SAMPLES
+
+    shown = progress(console(stderr=True), "img", quiet)
+    try:
+        result = verb.evaluate(
+            run,
+            samples=samples or EVALUATION_SAMPLES,
+            split=split or "test",
+            seed=seed,
+            tell=shown.on_measuring,
+        )
+    finally:
+        shown.close()
+    if json:
+        show_json(result)
+        return 0
+    show(f"{run}, {result['n']:,} examples of the {result['split']} split, ± standard error")
+    show(columns(evaluation_rows(result), indent=2, dim=(2,)))
+    for line in details(result):
+        show(line)
+    return 0
+
+
+@command("report", "sfumato report runs/photos")
+def report(run: options.Run) -> int:
+    """Write report.html of a run again."""
+    from sfumato.cli.printing import show
+    from sfumato.verbs.evaluate import report as verb
+
+    show(verb(run).resolve().as_uri())
+    return 0
+
+
+@command("info", "sfumato info runs/photos", "sfumato info runs/photos/model --json")
+def info(run: options.Model, json: options.Json = False) -> int:
+    """Say what the folder of a run, or a model folder, holds."""
+    from sfumato.cli.printing import columns, show, show_json
+    from sfumato.verbs.info import info as verb
+
+    found = verb(run)
+    if json:
+        show_json(found)
+        return 0
+    from sfumato.cli.talk import evaluation_rows
+
+    data, model, state = found["data"], found["model"], found.get("run")
+    names = ", ".join(data["class_names"][:12])
+    rows = [("data", " · ".join(filter(None, [data.get("name"), "x".join(map(str, data["shape"]))])))]
+    if data.get("counts"):
+        rows.append(("", " · ".join(f"{count:,} {name}" for name, count in data["counts"].items())))
+    rows.append(("model", f"latent {model['latent_dim']} · {model['parameters']:,} parameters · {model['decoder']}"))
+    rows.append(("likelihood", f"{model['likelihood']} on {model['preprocessing']}"))
+    rows.append(("prior", f"{model['prior']}, posterior {model['posterior']}"))
+    if names:
+        seen = f"   (seen by {model['classes_reach']})" if model["num_classes"] else "   (not used)"
+        rows.append(("classes", f"{len(data['class_names'])}: {names}{seen}"))
+    if state:
+        rows.append(("state", f"{state['state']}, step {state['step']:,} of {state['steps']:,}, {state['changed']}"))
+    if found["step"] is not None:
+        rows.append(("weights", f"of step {found['step']:,}"))
+    rows.append(("versions", " · ".join(f"{name} {value}" for name, value in found["versions"].items())))
+    show(f"{run}   a {found['kind']}")
+    show(columns(rows, indent=2))
+    if "evaluation" in found:
+        show("")
+        show(columns(evaluation_rows(found["evaluation"], short=True), indent=2, dim=(2,)))
+    return 0
