@@ -31,10 +31,12 @@ def closed_form_kl(posterior: Distribution, prior: Distribution) -> Tensor | Non
 def kl_parts(posterior: Distribution, prior: Distribution) -> tuple[Tensor, Tensor] | None:
     """Return (L_mu, L_sigma) per dimension in nats, of the shape batch + event; None unless both are normal.
 
-    The prior may offer ``gaussian()`` to name the normal it equals for these examples.
+    The prior may offer ``gaussian()`` to name the normal it equals for these examples, or None if it equals none.
     """
-    prior = prior.gaussian() if hasattr(prior, "gaussian") else prior
-    q, p = as_normal(posterior), as_normal(prior)
+    target = prior.gaussian() if hasattr(prior, "gaussian") else prior
+    if target is None:
+        return None
+    q, p = as_normal(posterior), as_normal(target)
     if q is None or p is None:
         return None
     ratio = (q.scale / p.scale).square()
