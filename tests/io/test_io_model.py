@@ -181,9 +181,8 @@ def test_hostile_configurations(data, sentence, tmp_path):
 
 def test_no_name_reaches_anything():
     """In a process of its own, because the checks of shapes in this one compile what they check."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("io_watch.py"))], capture_output=True, text=True
-    )
+    command = [sys.executable, str(Path(__file__).with_name("io_watch.py"))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["names"] > 300
