@@ -157,7 +157,7 @@ def terminate():
 
 @contextlib.contextmanager
 def poisoned(patch, steps, value=float("nan"), recoveries=None, rows=1):
-    """Let the loss of the first ``rows`` examples be ``value`` at ``steps`` (with ``recoveries``, only after so many)."""
+    """Let the loss of the first ``rows`` examples be ``value`` at ``steps``; with ``recoveries``, after just so many."""
     right, hits = Trainer._forward, []
 
     def forward(self, indices, step):
