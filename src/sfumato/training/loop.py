@@ -202,12 +202,12 @@ class Trainer:
         output = self._forward(indices, step)
         loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(state.parameters, config.clip_norm or math.inf)
         verdict = state.guard.judge(float(loss.detach()), float(norm.detach()))
         if verdict == "accept":
             state.optimizer.step()
             self.model.accept_step()  # type: ignore[operator]
-            state.average.update_parameters(self.model)
+            state.average()
             state.accumulate({"loss": torch.stack(list(output.losses.values())).sum(0), **output.values})
         else:
             self._trouble = self._describe(output, norm, indices, step)

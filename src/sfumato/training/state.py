@@ -5,13 +5,13 @@ Tensors and plain json only. What follows from (seed, step) is not here: order o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from sfumato.core.errors import UserError
 from sfumato.io.checkpoints import Checkpoint, Checkpoints
@@ -21,6 +21,8 @@ from sfumato.training.guard import Guard
 
 TensorTree = dict[str, dict[str, Tensor]]
 BEST = "best"
+PLAIN = ("step", "averages", "best_step", "best_value", "evaluations_since_best", "stopped_early", "count", "seconds")
+BETAS = (0.9, 0.99)  # 0.99 instead of Adam's 0.999 for squares: measured better, see dev/LOG.md
 
 
 class TrainingState:
@@ -36,10 +38,15 @@ class TrainingState:
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.model = model
+        self.parameters: list[Tensor] = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.parameters, lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
         )
-        self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema_decay))
+        self.averaged = copy.deepcopy(model).eval()
+        self.averages = 0
+        self.ema_decay = config.ema_decay
+        self._averaged_parameters: list[Tensor] = list(self.averaged.parameters())
+        self._buffers, self._averaged_buffers = list(model.buffers()), list(self.averaged.buffers())
         self.guard = Guard()
         self.step = 0
         self.best_step: int | None = None
@@ -51,10 +58,18 @@ class TrainingState:
         self.count = 0
         self.seconds = 0.0
 
-    @property
-    def averaged(self) -> nn.Module:
-        """The model with averaged weights, which is evaluated and kept."""
-        return self.average.module
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the averaged weights towards the current ones, and take over the buffers.
+
+        The decay is min(ema_decay, (1 + n) / (10 + n)) after n steps, so that the average starts short. Reference: the
+        warm-up of TensorFlow's ExponentialMovingAverage.
+        """
+        decay = min(self.ema_decay, (1 + self.averages) / (10 + self.averages))
+        torch._foreach_lerp_(self._averaged_parameters, self.parameters, 1 - decay)
+        for buffer, current in zip(self._averaged_buffers, self._buffers, strict=True):
+            buffer.copy_(current)
+        self.averages += 1
 
     def accumulate(self, values: Mapping[str, Tensor]) -> None:
         """Add values (batch,) to the sums; nothing is read back from the device."""
@@ -94,17 +109,10 @@ class TrainingState:
             "sums": cloned(self.sums),
         }
         plain = {
-            "step": self.step,
-            "averaged": int(self.average.n_averaged),
+            **{name: getattr(self, name) for name in PLAIN},
             "optimizer": settings,
             "guard": self.guard.state(),
-            "best_step": self.best_step,
-            "best_value": self.best_value,
-            "evaluations_since_best": self.evaluations_since_best,
-            "stopped_early": self.stopped_early,
             "sums": list(self.sums),
-            "count": self.count,
-            "seconds": self.seconds,
         }
         return tensors, plain
 
@@ -112,13 +120,12 @@ class TrainingState:
         """Take over what :meth:`capture` returned. The best weights are not in it, only their step."""
         self.model.load_state_dict(tensors["model"])
         self.averaged.load_state_dict(tensors["ema"])
-        self.average.n_averaged.fill_(plain["averaged"])
         own = cloned(tensors["optimizer"])  # the optimizer takes tensors as they are, and changes them in place
         self.optimizer.load_state_dict(unflatten_optimizer(own, plain["optimizer"]))
         device = next(self.model.parameters()).device
         self.sums = {name: tensors["sums"][name].to(device) for name in plain["sums"]}
         self.guard.restore(plain["guard"])
-        for name in ("step", "best_step", "best_value", "evaluations_since_best", "stopped_early", "count", "seconds"):
+        for name in PLAIN:
             setattr(self, name, plain[name])
 
     def restore_checkpoint(self, checkpoint: Checkpoint, best: dict[str, Tensor] | None) -> None:
@@ -148,20 +155,6 @@ def best_weights(checkpoints: Checkpoints, latest: Checkpoint) -> dict[str, Tens
     if BEST in latest.tensors:
         return latest.tensors[BEST]
     return (latest if step == latest.step else checkpoints.load(step)).tensors["ema"]
-
-
-def averaging(decay: float) -> Any:
-    """Return the averaging rule of the weights: decay min(decay, (1 + n) / (10 + n)), so that it starts short.
-
-    Reference: the warm-up of TensorFlow's ExponentialMovingAverage.
-    """
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
