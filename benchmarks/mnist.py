@@ -52,6 +52,14 @@ def gated_vae(latent_dim: int, classes: int = 0, condition: str = "prior") -> VA
     return build_vae(RECIPES["mlp"], Bernoulli((1, 28, 28)), latent_dim, frequencies, condition)  # type: ignore[arg-type]
 
 
+def start_at_the_mean(model: VAE, data: Dataset) -> None:
+    """Let the decoder's last bias be the log-odds of each pixel in the training split, which saves the first epochs."""
+    shares = torch.from_numpy(data.array("train")).float().div(255).mean(0).clamp(0.01, 0.99)
+    last = [layer for layer in model.decoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.copy_(shares.logit().flatten())
+
+
 class Printer(Listener):
     """Prints evaluations."""
 

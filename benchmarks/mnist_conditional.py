@@ -10,8 +10,7 @@ training split; its own test accuracy stands beside its verdict.
 from __future__ import annotations
 
 from certificate import certificate, write_result
-from mnist import arguments, fit, gated_vae, load
-
+from mnist import arguments, fit, gated_vae, load, start_at_the_mean
 from sfumato.core.numerics import fixed_noise
 from sfumato.core.schedules import WarmUp
 from sfumato.data import Binarise
@@ -32,6 +31,7 @@ def main() -> None:
     data = load(args.data)
     with fixed_noise(args.seed):
         model = gated_vae(args.latent_dim, 10, args.condition)
+    start_at_the_mean(model, data)
     config = TrainingConfig(
         steps=10**6,
         batch_size=args.batch,

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from certificate import certificate, write_result
-from mnist import arguments, binary_test, bound, fit, gated_vae, load
-
+from mnist import arguments, binary_test, bound, fit, gated_vae, load, start_at_the_mean
 from sfumato.core.numerics import fixed_noise
 from sfumato.core.schedules import WarmUp
 from sfumato.io.folder import save_model
@@ -33,6 +32,7 @@ def main() -> None:
     data = load(args.data)
     with fixed_noise(args.seed):
         model = gated_vae(40)
+    start_at_the_mean(model, data)
     config = TrainingConfig(
         steps=10**6,
         batch_size=args.batch,
