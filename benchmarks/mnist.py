@@ -30,11 +30,30 @@ BINARISATION_SEED = 2026
 def arguments(about: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all of them take."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--data", type=Path, required=True, help="mnist.npz: x_train, y_train, x_test, y_test")
+    parser.add_argument("part", choices=("train", "evaluate"))
+    parser.add_argument("data", type=Path, help="mnist.npz: x_train, y_train, x_test, y_test")
+    parser.add_argument("folder", type=Path, help="where the trained model is left and found")
     parser.add_argument("--minutes", type=float, default=10.0, help="training time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", help="of the result file, without .json")
+    parser.add_argument("--batch", type=int, default=200)
+    parser.add_argument("--lr", type=float, default=8e-3, help="learning rate at its peak")
+    parser.add_argument("--name", default="unnamed", help="of the result file, without .json")
     return parser
+
+
+def settings(args: argparse.Namespace) -> TrainingConfig:
+    """Return the training configuration, but for its length."""
+    return TrainingConfig(
+        steps=10**6,
+        batch_size=args.batch,
+        learning_rate=args.lr,
+        clip_norm=200.0,
+        ema_decay=0.999,
+        seed=args.seed,
+        log_every=500,
+        evaluate_every=10**6,
+        checkpoint_every=10**6,
+    )
 
 
 def load(path: Path) -> Dataset:

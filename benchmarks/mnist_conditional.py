@@ -1,7 +1,7 @@
 """The class-conditional VAE on binarised MNIST: generation by class and Bayes classification.
 
-    python benchmarks/mnist_conditional.py --data mnist.npz --condition prior
-    python benchmarks/mnist_conditional.py --data mnist.npz --condition decoder
+    python benchmarks/mnist_conditional.py train mnist.npz /tmp/pure --condition prior
+    python benchmarks/mnist_conditional.py evaluate mnist.npz /tmp/pure --name mnist_conditional_prior
 
 ``prior`` is the article's pure form: only the prior sees y. The judge is an independent classifier, trained on the
 training split; its own test accuracy stands beside its verdict.
@@ -9,56 +9,57 @@ training split; its own test accuracy stands beside its verdict.
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
+
 from certificate import certificate, write_result
-from mnist import arguments, fit, gated_vae, load, start_at_the_mean
+from mnist import arguments, fit, gated_vae, load, settings, start_at_the_mean
 from sfumato.core.numerics import fixed_noise
 from sfumato.core.schedules import WarmUp
 from sfumato.data import Binarise
-from sfumato.evaluation import bayes_accuracy, generation_accuracy, train_judge
+from sfumato.evaluation import bayes_accuracy, generation_accuracy, judge_accuracy, train_judge
+from sfumato.io.folder import load_model, save_model
+from sfumato.models import VAE
 from sfumato.objectives import ELBO
-from sfumato.training import TrainingConfig
+
+
+def train(args: Namespace) -> None:
+    data = load(args.data)
+    with fixed_noise(args.seed):
+        model = gated_vae(args.latent_dim, 10, args.condition)
+    start_at_the_mean(model, data)
+    stage = fit(model, ELBO(schedule=WarmUp(2000)), data, settings(args), 60 * args.minutes)
+    save_model(args.folder / "model", model, card={}, replace=True)
+    recipe = f"gated 300-300, {args.latent_dim} latents, class-conditional, y seen by the {args.condition}"
+    facts = {**certificate(recipe=recipe, seeds=[args.seed]), "stages": [stage]}
+    (args.folder / "training.json").write_text(json.dumps(facts, indent=2))
+
+
+def evaluate(args: Namespace) -> None:
+    data, binarise = load(args.data), Binarise((1, 28, 28), "dynamic")
+    model: VAE = load_model(args.folder / "model")[0]  # type: ignore[assignment]
+    training = json.loads((args.folder / "training.json").read_text())
+    judge = train_judge(data, binarise, seed=args.seed)
+    examples = data.split("test")
+    result = {
+        **certificate(recipe=training["recipe"], seeds=[args.seed]),
+        "judge_accuracy": judge_accuracy(judge, examples, binarise, seed=args.seed).to_dict(),
+        "generation_accuracy": generation_accuracy(model, judge, per_class=args.per_class, seed=args.seed).to_dict(),
+        "bayes_accuracy": bayes_accuracy(model, examples, binarise, samples=args.samples, seed=args.seed).to_dict(),
+        "training": training,
+    }
+    write_result(args.name, result)
+    print(json.dumps({name: value for name, value in result.items() if name.endswith("accuracy")}, indent=2))
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--condition", choices=("prior", "decoder"), default="prior")
     parser.add_argument("--latent-dim", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--samples", type=int, default=100, help="K of each p(x | y) in Bayes' rule")
     parser.add_argument("--per-class", type=int, default=1000)
     args = parser.parse_args()
-    data = load(args.data)
-    with fixed_noise(args.seed):
-        model = gated_vae(args.latent_dim, 10, args.condition)
-    start_at_the_mean(model, data)
-    config = TrainingConfig(
-        steps=10**6,
-        batch_size=args.batch,
-        learning_rate=args.lr,
-        clip_norm=200.0,
-        ema_decay=0.999,
-        seed=args.seed,
-        log_every=500,
-        evaluate_every=50_000,
-        checkpoint_every=50_000,
-    )
-    facts = fit(model, ELBO(schedule=WarmUp(2000)), data, config, 60 * args.minutes)
-    binarise = Binarise((1, 28, 28), "dynamic")
-    judge = train_judge(data, binarise, seed=args.seed)
-    print("judge", judge.accuracy, flush=True)
-    result = {
-        "judge_accuracy": judge.accuracy.to_dict(),
-        "generation_accuracy": generation_accuracy(model, judge, args.per_class, seed=args.seed).to_dict(),
-        "bayes_accuracy": bayes_accuracy(model, data, binarise, samples=args.samples, seed=args.seed).to_dict(),
-        "condition": args.condition,
-        "latent_dim": args.latent_dim,
-        "training": facts,
-        "minutes_asked": args.minutes,
-    }
-    print(result, flush=True)
-    name = args.name or f"mnist_conditional_{args.condition}"
-    write_result(name, {**certificate(recipe="gated 300-300, class-conditional", seeds=[args.seed]), **result})
+    {"train": train, "evaluate": evaluate}[args.part](args)
 
 
 if __name__ == "__main__":
