@@ -88,7 +88,7 @@ def evaluate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Measure a run: bounds on log p(x), KL, active dimensions, classes, with standard errors."""
+    """Measure a run: numbers with standard errors and units."""
     from sfumato.cli.printing import columns, console, show, show_json
     from sfumato.cli.progress import progress
     from sfumato.cli.talk import details, evaluation_rows

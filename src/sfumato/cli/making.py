@@ -56,7 +56,7 @@ def sample(
     arrays: options.Arrays = None,
     force: options.Force = False,
 ) -> int:
-    """Generate examples; a conditional model without --class makes a row of each class."""
+    """Generate examples, of one class or a row of each."""
     from sfumato.verbs import generate
 
     made = generate.sample(
@@ -88,7 +88,7 @@ def reconstruct(
     arrays: options.Arrays = None,
     force: options.Force = False,
 ) -> int:
-    """Encode and decode again: originals above, reconstructions below."""
+    """Encode and decode: originals above what comes back."""
     from sfumato.verbs import generate
 
     model, source = _sorted(run, data)
@@ -110,7 +110,7 @@ def encode(
     out: options.Out = None,
     force: options.Force = False,
 ) -> int:
-    """Write mean, log_variance and label of every example as .npz."""
+    """Write mean, log_variance and label of every example."""
     from sfumato.verbs.encode import encode as verb
 
     model, source = _sorted(run, data)

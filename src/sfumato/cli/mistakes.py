@@ -11,7 +11,7 @@ def sentence(error: Any) -> str:
 
     Only its public face is used: the message, and what was typed.
     """
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     name = getattr(context, "info_name", None) or "sfumato"
     option = getattr(error, "option_name", None)
     message = str(error.format_message()).strip()
@@ -23,7 +23,7 @@ def sentence(error: Any) -> str:
         return f"{name} has no option {option}.{_meant(context, str(option))}"
     parameter = getattr(error, "param", None)
     if parameter is not None and message.startswith("Missing"):
-        words = ((getattr(context, "command", None) and context.command.epilog) or "").strip().splitlines()
+        words = (context.command.epilog if context else "").splitlines()
         example = next((line.strip() for line in words if line.strip().startswith("sfumato ")), f"sfumato {name} -h")
         what = parameter.metavar or str(parameter.name).upper()
         return f"{name} needs {what}.  For instance: {example}"

@@ -100,7 +100,7 @@ def train(
 
 @command("demo", "sfumato demo", "sfumato demo --out runs/first")
 def demo(out: RunOut = None, json: options.Json = False, quiet: options.Quiet = False) -> int:
-    """Train the class-conditional VAE on the images that come with sfumato, in a few minutes."""
+    """Train on the images that come with sfumato, in a few minutes."""
     from sfumato.verbs.words import seconds_of
 
     words = {"conditional": True, "time": seconds_of(DEMO_TIME)}

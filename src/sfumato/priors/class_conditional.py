@@ -40,15 +40,16 @@ class ClassConditional(Prior):
 
     def __init__(self, num_classes: Size, latent_dim: Size, frequencies: tuple[Probability, ...] | None = None) -> None:
         super().__init__()
-        shares = torch.full((num_classes,), 1 / num_classes) if frequencies is None else torch.tensor(frequencies)
-        if len(shares) != num_classes or abs(float(shares.sum()) - 1) > 1e-4:
+        given = (1 / num_classes,) * num_classes if frequencies is None else frequencies
+        if len(given) != num_classes or abs(sum(given) - 1) > 1e-4:
             raise UserError(
                 f"ClassConditional needs one frequency for each of {num_classes} classes, adding up to 1; got "
-                f"{len(shares)} that add up to {float(shares.sum()):.6g}. Leave them out for equal ones."
+                f"{len(given)} that add up to {sum(given):.6g}. Leave them out for equal ones."
             )
         self.num_classes = num_classes
         self.latent_shape = (latent_dim,)
         self.means = nn.Parameter(torch.randn(num_classes, latent_dim))
+        shares = torch.tensor(given)
         self.register_buffer("log_frequencies", (shares / shares.sum()).log(), persistent=False)
 
     def forward(self, y: Tensor | None = None) -> LabelledMixture:

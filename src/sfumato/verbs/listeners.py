@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from sfumato.io.run import RunFolder
 from sfumato.models import PackagedModel
 from sfumato.report import write_report
 from sfumato.training import Listener
+
+
+PATIENCE = 15  # the next drawing waits this many times as long as the last one took
 
 
 class Both(Listener):
@@ -58,7 +62,7 @@ class Both(Listener):
 
 
 class Reporter(Listener):
-    """Redraws ``report.html`` at each evaluation, and adds the latent dimensions to the metrics.
+    """Redraws ``report.html`` at evaluations, in little of the time, and adds the latent dimensions to the metrics.
 
     Args:
         folder: the run.
@@ -69,13 +73,17 @@ class Reporter(Listener):
 
     def __init__(self, folder: RunFolder, preprocessing: Preprocessing, dataset: Dataset, steps: int) -> None:
         self.folder, self.preprocessing, self.dataset, self.steps = folder, preprocessing, dataset, steps
-        self.sentences: list[str] = []
+        self._next = 0.0
 
     def on_evaluation(self, line: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
         """Look at the latent dimensions and redraw."""
         look = quick_look(model, self.dataset.split("validation"), self.preprocessing)  # type: ignore[arg-type]
-        packaged = PackagedModel(model, self.preprocessing, self.dataset.class_names)  # type: ignore[arg-type]
-        self.write(packaged, "running", line["step"], latest={**line, **look})
+        begin = time.monotonic()
+        if begin >= self._next:
+            packaged = PackagedModel(model, self.preprocessing, self.dataset.class_names)  # type: ignore[arg-type]
+            self.write(packaged, "running", line["step"], latest={**line, **look})
+            end = time.monotonic()
+            self._next = end + PATIENCE * (end - begin)
         return look
 
     def write(
