@@ -46,7 +46,7 @@ def inspect(
     """Say what is in DATA, and what a training would do with it."""
     if data is None:
         raise UserError("inspect needs DATA.  For instance: sfumato inspect photos/")
-    from sfumato.cli.printing import columns, next_block, say, show, show_json
+    from sfumato.cli.printing import console, next_block, print_columns, say, show, show_json
     from sfumato.recipes import Options
     from sfumato.verbs import inspect as verb
 
@@ -66,13 +66,17 @@ def inspect(
     if json:
         show_json(found.to_dict())
         return 0
-    from sfumato.cli.talk import decision_table, fact_rows
+    from sfumato.cli.talk import decision_rows, fact_rows
 
     show(data)
-    show(columns(fact_rows(found), indent=2))
+    out = console(stderr=False)
+    print_columns(out, fact_rows(found), indent=2)
     show("")
-    show("Would be decided, because, change with")
-    show(decision_table("", found.decisions))
+    heads = [("  would be decided", "", "because", "change with")]
+    rows = [
+        (f"  {name}", value, because, change) for _, name, value, because, change in decision_rows("", found.decisions)
+    ]
+    print_columns(out, heads + rows, dim=3)
     if written:
         say(f"sheet    {written}")
     say(next_block(["train", data]))
@@ -89,7 +93,7 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> int:
     """Measure a run: numbers with standard errors and units."""
-    from sfumato.cli.printing import columns, console, show, show_json
+    from sfumato.cli.printing import console, print_columns, show, show_json
     from sfumato.cli.progress import progress
     from sfumato.cli.talk import details, evaluation_rows
     from sfumato.verbs import evaluate as verb
@@ -110,7 +114,7 @@ def evaluate(
         show_json(result)
         return 0
     show(f"{run}, {result['n']:,} examples of the {result['split']} split, ± standard error")
-    show(columns(evaluation_rows(result), indent=2, dim=(2,)))
+    print_columns(console(stderr=False), evaluation_rows(result), indent=2, dim=2)
     for line in details(result):
         show(line)
     return 0
@@ -129,7 +133,7 @@ def report(run: options.Run) -> int:
 @command("info", "sfumato info runs/photos", "sfumato info runs/photos/model --json")
 def info(run: options.Model, json: options.Json = False) -> int:
     """Say what the folder of a run, or a model folder, holds."""
-    from sfumato.cli.printing import columns, show, show_json
+    from sfumato.cli.printing import console, print_columns, show, show_json
     from sfumato.verbs.info import info as verb
 
     found = verb(run)
@@ -155,8 +159,9 @@ def info(run: options.Model, json: options.Json = False) -> int:
         rows.append(("weights", f"of step {found['step']:,}"))
     rows.append(("versions", " · ".join(f"{name} {value}" for name, value in found["versions"].items())))
     show(f"{run}   a {found['kind']}")
-    show(columns(rows, indent=2))
+    out = console(stderr=False)
+    print_columns(out, rows, indent=2)
     if "evaluation" in found:
         show("")
-        show(columns(evaluation_rows(found["evaluation"], short=True), indent=2, dim=(2,)))
+        print_columns(out, evaluation_rows(found["evaluation"], short=True), indent=2, dim=2)
     return 0

@@ -37,13 +37,9 @@ def say(sentence: str) -> None:
     console(stderr=True).print(Text(sentence), soft_wrap=True)
 
 
-def show(value: Any) -> None:
-    """Print a result: a text, or something that rich draws."""
-    out = console(stderr=False)
-    if isinstance(value, str):
-        out.print(Text(value), soft_wrap=True)
-    else:
-        out.print(value)
+def show(line: str) -> None:
+    """Print a line of the result."""
+    console(stderr=False).print(Text(line), soft_wrap=True)
 
 
 def show_json(value: Any) -> None:
@@ -51,23 +47,32 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
-def columns(rows: Sequence[Sequence[str]], *, dim: Sequence[int] = (), indent: int = 0) -> Table:
-    """Return rows in aligned columns; only the longest column is broken where the terminal is narrow.
+def print_columns(out: Console, rows: Sequence[Sequence[str]], *, dim: int | None = None, indent: int = 0) -> None:
+    """Print rows in aligned columns; on a terminal, the widest column is broken where there is no room.
 
     Args:
+        out: where to.
         rows: the cells.
-        dim: the columns that matter less.
+        dim: the column that matters less.
         indent: spaces on the left.
     """
-    table = Table.grid(padding=(0, 3, 0, 0), pad_edge=False)
+    if not rows:
+        return
     count = max(len(row) for row in rows)
+    if not out.is_terminal:
+        widths = [max(len(row[place]) for row in rows if len(row) > place) for place in range(count)]
+        for row in rows:
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
+            out.print(" " * indent + "   ".join(cells).rstrip(), soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 3, 0, 0), pad_edge=False)
     widest = max(range(count), key=lambda place: max(len(row[place]) for row in rows if len(row) > place))
     for place in range(count):
-        table.add_column(style="dim" if place in dim else "", no_wrap=place != widest, overflow="fold")
+        table.add_column(style="dim" if place == dim else "", no_wrap=place != widest)
     for row in rows:
         first, *rest = [*row, *[""] * (count - len(row))]
         table.add_row(Text(" " * indent + first), *map(Text, rest))
-    return table
+    out.print(table)
 
 
 def next_block(*commands: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sfumato.cli.printing import columns, console, next_block, percent
+from sfumato.cli.printing import console, next_block, percent, print_columns
 from sfumato.data import Decision
 from sfumato.evaluation import Estimate
 from sfumato.io.run import RunFolder
@@ -18,6 +18,7 @@ from sfumato.training.runtime import open_runtime
 from sfumato.verbs.inspect import Inspected
 from sfumato.verbs.opening import open_run
 from sfumato.verbs.train import TrainedRun
+from sfumato.verbs.verdict import BASELINES
 
 VALUES = (
     ("evidence_bound", "log p(x), at least"),
@@ -54,20 +55,18 @@ def print_plan(error: Console, run: Run, path: Path) -> None:
     ]
     for name, text in lines:
         error.print(f"{name:<9}{text}", soft_wrap=True)
-    error.print(decision_table("decided", run.decisions))
+    print_columns(error, decision_rows("decided", run.decisions), dim=4)
     error.print(f"{'watch':<9}{(path / 'report.html').resolve().as_uri()}", soft_wrap=True)
     error.print()
 
 
-def decision_table(title: str, decisions: Sequence[Decision]) -> Any:
-    """Return the decisions in columns: what, value, why, how to choose otherwise."""
+def decision_rows(title: str, decisions: Sequence[Decision]) -> list[tuple[str, ...]]:
+    """Return a row for each decision: what, value, why, how to choose otherwise."""
     rows = []
     for number, decision in enumerate(decisions):
         value = decision.value if isinstance(decision.value, str) else f"{decision.value:,}"
         rows.append((title if number == 0 else "", decision.name, value, decision.because, decision.change_with))
-    table = columns(rows, dim=(4,))
-    table.columns[0].min_width = 6
-    return table
+    return rows
 
 
 def print_verdict(trained: TrainedRun) -> None:
@@ -76,7 +75,7 @@ def print_verdict(trained: TrainedRun) -> None:
     evaluation = trained.evaluation or {}
     error.print()
     error.print(f"evaluated on {evaluation.get('n', 0):,} test examples")
-    error.print(columns(evaluation_rows(evaluation, short=True), indent=2, dim=(2,)))
+    print_columns(error, evaluation_rows(evaluation, short=True), indent=2, dim=2)
     error.print()
     for sentence in trained.verdict:
         error.print(sentence, soft_wrap=True)
@@ -181,6 +180,3 @@ def _note(key: str, entry: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
                 words.append(f"{BASELINES.get(name, name)}: {baseline['value']:,.1f}")
         return "; ".join(words)
     return {"reconstruction": "-log p(x | z)", "kl": "L_mu + L_sigma", "mean_sigma": "1 is the prior's"}.get(key, "")
-
-
-BASELINES = {"independent": "each dimension alone", "ppca": "probabilistic PCA"}

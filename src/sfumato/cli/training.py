@@ -34,6 +34,15 @@ Log = Annotated[
     str | None, options.chosen("--log", ("tensorboard",), "Write events for TensorBoard beside the metrics.")
 ]
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        parser=options.source, metavar="SOURCE", help="A run, whose recipe is taken, or DATA.", show_default=False
+    ),
+]
+Kills = Annotated[int | None, options.option("--kills", options.Many, "How often to kill.  [default: 6]")]
+Length = Annotated[int | None, options.option("--steps", options.Many, "The length of the training.  [default: 60]")]
+
 
 @command(
     "train",
@@ -105,6 +114,34 @@ def demo(out: RunOut = None, json: options.Json = False, quiet: options.Quiet = 
 
     words = {"conditional": True, "time": seconds_of(DEMO_TIME)}
     return _train(DEMO_DATA, out or DEMO_OUT, words, None, json, quiet)
+
+
+@command("verify-resume", "sfumato verify-resume fashion-mnist-mini", "sfumato verify-resume runs/photos --kills 10")
+def verify_resume(
+    source: Source,
+    kills: Kills = None,
+    steps: Length = None,
+    label: options.Label = None,
+    size: options.ImageSize = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Prove that a training that is killed goes on bit for bit."""
+    from sfumato.cli.printing import say, show, show_json
+
+    if not quiet:
+        say(_header(source))
+    from sfumato.verbs.verify_resume import verify_resume as verb
+
+    reading = {name: value for name, value in (("label", label), ("size", size)) if value is not None}
+    more = {name: value for name, value in (("kills", kills), ("steps", steps)) if value is not None}
+    result = verb(source, reading=reading, seed=seed, say=None if quiet else say, **more)
+    if json:
+        show_json(result.to_dict())
+    else:
+        show(str(result))
+    return 0 if result.identical else 1
 
 
 DEMO_DATA, DEMO_OUT, DEMO_TIME = "fashion-mnist-mini", Path("runs") / "demo", "150s"

@@ -15,7 +15,6 @@ from sfumato.models import PackagedModel
 from sfumato.report import write_report
 from sfumato.training import Listener
 
-
 PATIENCE = 15  # the next drawing waits this many times as long as the last one took
 
 

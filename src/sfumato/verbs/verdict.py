@@ -9,6 +9,7 @@ from sfumato.training import Outcome
 
 RECENT = 5
 WORTH = 0.002
+BASELINES = {"independent": "each dimension alone", "ppca": "probabilistic PCA"}
 
 
 def verdict(evaluation: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], outcome: Outcome) -> list[str]:
@@ -36,7 +37,7 @@ def _against_baseline(evaluation: Mapping[str, Any]) -> list[str]:
     name, best = max(baselines.items(), key=lambda item: item[1]["value"])
     gain = bound["value"] - best["value"]
     error = (bound["standard_error"] ** 2 + best["standard_error"] ** 2) ** 0.5
-    words = name.replace("_", " ")
+    words = BASELINES.get(name, name)
     if gain > 3 * error:
         return [f"Good: {gain:,.1f} nats an example better than {words}."]
     if gain > 0:
