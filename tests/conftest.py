@@ -32,6 +32,8 @@ install_import_hook([f"sfumato.{room}" for room in ROOMS], "shape_checker.check"
 # The same examples at every run, and no clock: a busy machine is no bug.
 settings.register_profile("sfumato", deadline=None, derandomize=True)
 settings.load_profile("sfumato")
+# Small tensors, often many tests at once: more threads would only wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
