@@ -1,7 +1,7 @@
 """Charts, with matplotlib's objects alone: no pyplot, no window, rcParams as they were.
 
 Colours are chosen to be told apart by colour-blind people on light and on dark ground (Petroff, Accessible Color
-Sequences for Data Visualization, 2021, arXiv:2107.02270). :func:`to_svg` hands the neutral ones over to the page's theme.
+Sequences for Data Visualization, 2021, arXiv:2107.02270). :func:`to_svg` hands the neutral ones to the page's theme.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 INK, MUTED, LINE, PAPER = "#3b3a37", "#7a7872", "#bdbab2", "#fcfbf8"
 TRAIN, VALIDATION = "#94a4a2", "#3f90da"
@@ -35,7 +36,7 @@ def class_colour(number: int) -> str:
     return UNKNOWN if number < 0 else CLASSES[number % len(CLASSES)]
 
 
-def series(metrics: Sequence[Mapping[str, Any]], quantity: str, split: str) -> Float[np.ndarray, "points 2"]:
+def series(metrics: Sequence[Mapping[str, Any]], quantity: str, split: str) -> Float[NDArray[Any], "points 2"]:
     """Return (step, value) of every line of ``split`` that has the quantity as a finite number."""
     points = [
         (line["step"], float(line[quantity]))
@@ -58,7 +59,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], quantity: str = "elbo", ax: Axe
         quantity: a name in them.
         ax: where to; None: a new figure.
     """
-    ax = _axes((3.5, 2.1)) if ax is None else ax
+    ax = _axes((3.2, 1.95)) if ax is None else ax
     train, validation = (series(metrics, quantity, split) for split in ("train", "validation"))
     ax.plot(*_thin(train).T, color=TRAIN, linewidth=1.2, label="train")
     marker = "o" if len(validation) <= 40 else ""
@@ -70,9 +71,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], quantity: str = "elbo", ax: Axe
     return _quiet(ax, grid="y")
 
 
-def kl_per_dimension(
-    kl: Sequence[float], active: Sequence[bool] | None = None, ax: Axes | None = None
-) -> Axes:
+def kl_per_dimension(kl: Sequence[float], active: Sequence[bool] | None = None, ax: Axes | None = None) -> Axes:
     """Draw the KL of each latent dimension as bars, largest first, idle dimensions in grey.
 
     Args:
@@ -80,7 +79,7 @@ def kl_per_dimension(
         active: which dimensions are active; None: all.
         ax: where to; None: a new figure.
     """
-    ax = _axes((7.2, 2.3)) if ax is None else ax
+    ax = _axes((8.4, 2.5)) if ax is None else ax
     values = np.nan_to_num(np.asarray(kl, dtype=np.float64))
     order = np.argsort(-values, kind="stable")
     mask = np.ones(len(values), bool) if active is None else np.asarray(active, bool)
@@ -88,7 +87,7 @@ def kl_per_dimension(
     ax.bar(np.arange(len(values)), values[order], width=0.78 if len(values) <= 128 else 1.0, color=colours)
     ax.set_xlim(-0.7, len(values) - 0.3)
     ax.set_ylabel("KL, nats")
-    if len(values) <= 48:
+    if len(values) <= 32:
         ax.set_xticks(np.arange(len(values)), [str(dimension) for dimension in order])
         ax.set_xlabel("latent dimension")
     else:
@@ -98,10 +97,10 @@ def kl_per_dimension(
 
 
 def latent_map(
-    points: Float[np.ndarray, "n 2"],
-    y: Int[np.ndarray, " n"] | None = None,
+    points: Float[NDArray[Any], "n 2"],
+    y: Int[NDArray[Any], " n"] | None = None,
     class_means: Mapping[str, Sequence[float]] | None = None,
-    thumbnails: Sequence[tuple[int, UInt8[np.ndarray, "height width c"]]] = (),
+    thumbnails: Sequence[tuple[int, UInt8[NDArray[Any], "height width c"]]] = (),
     shares: Sequence[float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -115,25 +114,34 @@ def latent_map(
         shares: the fraction of the variance along each of the two axes.
         ax: where to; None: a new figure.
     """
-    ax = _axes((7.2, 5.4)) if ax is None else ax
+    ax = _axes((8.4, 6.0)) if ax is None else ax
     labels = np.full(len(points), -1) if y is None else y
     colours = [VALIDATION if y is None else class_colour(int(label)) for label in labels]
     size = 9 if len(points) <= 1500 else 5
-    ax.scatter(*points.T, s=size, c=colours, alpha=0.75, linewidths=0, rasterized=True)
-    span = float(np.ptp(points, axis=0).max()) or 1.0
+    ax.scatter(points[:, 0], points[:, 1], s=size, c=colours, alpha=0.75, linewidths=0, rasterized=True)
+    marks = class_means or {}
+    places = np.concatenate([points, np.array(list(marks.values())).reshape(-1, 2)])
+    span = float(np.ptp(places, axis=0).max()) or 1.0
     for row, picture in thumbnails:
         height, width = picture.shape[:2]
-        half = 0.021 * span / max(height, width)
-        (left, right), (low, high) = ((at - side * half, at + side * half) for at, side in zip(points[row], (width, height), strict=True))
-        ax.imshow(picture, extent=(left, right, low, high), interpolation="none", zorder=3, cmap="gray", vmin=0, vmax=255)
-        frame = ((left, right, right, left, left), (low, low, high, high, low))
-        ax.plot(*frame, color=colours[row], linewidth=1.4, zorder=3.1, solid_joinstyle="miter")
-    for number, (name, place) in enumerate((class_means or {}).items()):
+        half_x, half_y = (0.02 * span * side / max(height, width) for side in (width, height))
+        x, y_ = points[row]
+        box = (x - half_x, x + half_x, y_ - half_y, y_ + half_y)
+        ax.imshow(picture, extent=box, interpolation="none", zorder=3, cmap="gray", vmin=0, vmax=255)
+        corners = ((box[0], box[1], box[1], box[0], box[0]), (box[2], box[2], box[3], box[3], box[2]))
+        ax.plot(*corners, color=colours[row], linewidth=1.3, zorder=3.1, solid_joinstyle="miter")
+    for number, (name, place, offset) in enumerate(_label_offsets(marks, span)):
         ax.plot(*place, marker="D", markersize=6, color=class_colour(number), markeredgecolor=PAPER, zorder=4)
-        text = ax.annotate(name, place, (5, 5), textcoords="offset points", color=INK, fontsize=8.5, zorder=5, parse_math=False)
-        text.set_gid(f"halo-{number}")
+        side = "left" if offset[0] > 0 else "right"
+        text = ax.annotate(
+            name, (place[0], place[1]), offset, textcoords="offset points", ha=side, va="center", zorder=5
+        )
+        text.set(color=INK, fontsize=8.5, parse_math=False, gid=f"halo-{number}")
     ax.set_aspect("equal", adjustable="datalim")
-    ax.autoscale_view()
+    ax.use_sticky_edges = False
+    ax.margins(0.035)
+    ax.update_datalim(places)
+    ax.autoscale(True)
     for axis, label, share in zip((ax.xaxis, ax.yaxis), ("first", "second"), shares or (None, None), strict=True):
         part = "" if share is None else f", {share:.0%} of the variance"
         axis.set_label_text(f"{label} principal component{part}")
@@ -141,7 +149,7 @@ def latent_map(
     return _quiet(ax, grid="both")
 
 
-def scatter(original: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"], ax: Axes | None = None) -> Axes:
+def scatter(original: Float[NDArray[Any], " n"], made: Float[NDArray[Any], " n"], ax: Axes | None = None) -> Axes:
     """Draw reconstructed over original values of one column; a perfect model lies on the line."""
     ax = _axes((2.4, 2.1)) if ax is None else ax
     ends = [min(original.min(), made.min()), max(original.max(), made.max())]
@@ -153,7 +161,7 @@ def scatter(original: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"], ax
 
 
 def to_svg(ax: Axes, name: str) -> str:
-    """Return the figure of ``ax`` as inline SVG in the colours of the page (``--ink``, ``--muted``, ``--line``, ``--paper``).
+    """Return the figure of ``ax`` as inline SVG, in the colours of the page (``--ink`` and so on).
 
     Args:
         ax: axes of a figure of their own.
@@ -184,15 +192,41 @@ def _axes(inches: tuple[float, float]) -> Axes:
     return Figure(figsize=inches, layout="constrained").add_subplot()
 
 
-def _thin(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
+def _label_offsets(
+    marks: Mapping[str, Sequence[float]], span: float
+) -> Iterator[tuple[str, Sequence[float], tuple[float, float]]]:
+    """Yield (name, place, offset in points), the label right or left of its mark, where it covers the others least."""
+    scale = 430 / span  # points a unit, about
+    taken: list[tuple[float, float, float, float]] = []
+    for name, place in marks.items():
+        best = None
+        for dy in (0, 9, -9, 16, -16, 23, -23):
+            for side in (1, -1):
+                start = place[0] * scale + 7 * side
+                left = min(start, start + side * 5.4 * len(name))
+                box = (left, left + 5.4 * len(name), place[1] * scale + dy - 5.5, place[1] * scale + dy + 5.5)
+                covered = sum(
+                    max(0.0, min(box[1], other[1]) - max(box[0], other[0]))
+                    * max(0.0, min(box[3], other[3]) - max(box[2], other[2]))
+                    for other in taken
+                )
+                if best is None or covered < best[0]:
+                    best = (covered, box, (7.0 * side, float(dy)))
+        assert best is not None
+        taken.append(best[1])
+        yield name, place, best[2]
+
+
+def _thin(points: Float[NDArray[Any], "n 2"]) -> NDArray[Any]:
     """Return every k-th point and the last, some hundreds."""
     if len(points) <= _MOST_POINTS:
         return points
-    rows = np.unique(np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int))
-    return points[rows]
+    rows = np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int)
+    chosen: NDArray[Any] = points[rows]
+    return chosen
 
 
-def _frame(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
+def _frame(ax: Axes, points: Float[NDArray[Any], "n 2"]) -> None:
     """Limit the y axis to what comes after the first twentieth of the steps, where that leaves something."""
     if not len(points):
         return
@@ -202,7 +236,7 @@ def _frame(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
     ax.set_ylim(shown.min() - pad, shown.max() + pad)
 
 
-def _quiet(ax: Axes, grid: str) -> Axes:
+def _quiet(ax: Axes, grid: Literal["both", "x", "y"]) -> Axes:
     """Leave only what is needed to read values."""
     ax.spines[:].set_visible(False)
     ax.grid(True, axis=grid, color=LINE, linewidth=0.5)

@@ -1,6 +1,6 @@
-"""What the model shows of itself: each function makes the content of one section, or None where there is nothing to show.
+"""What the model shows of itself: each function makes the content of one section, or None without anything to show.
 
-Everything follows from the weights, the data and fixed seeds, so that the same grid can be watched while training goes on.
+Everything follows from the weights, the data and fixed seeds, so the same grid can be watched while training goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from sfumato.evaluation.measuring import measuring
 from sfumato.models import VAE
 from sfumato.models.packaged import PackagedModel
 from sfumato.report import figures, pictures
+from sfumato.report.numbers import class_name
 
 SEED = 0
 _MOST_CLASSES = 24
@@ -73,14 +74,14 @@ class View:
         """Return images (rows * columns, ...) in raw units as a grid: ``uri``, ``width`` and ``height`` in pixels."""
         images = pictures.shrink(pictures.to_uint8(raw, self.packaged.preprocessing), _LARGEST)
         cells = images.reshape(rows, -1, *images.shape[1:])
-        scale = pictures.cell_scale(*images.shape[2:], _CELL)
+        scale = pictures.cell_scale(images.shape[2], images.shape[3], _CELL)
         picture = pictures.grid(cells, scale, gap=4)
         return {"uri": pictures.png_uri(picture), "width": picture.width, "height": picture.height}
 
 
 @contextmanager
 def looking(packaged: PackagedModel, dataset: Dataset, split: str, n: int) -> Iterator[View | None]:
-    """Yield a view of up to ``n`` examples spread over a split, the model in evaluation mode; None for an empty split."""
+    """Yield a view of up to ``n`` examples spread over a split, the model in evaluation mode; None without examples."""
     rows = dataset.rows(split)
     if not len(rows):
         yield None
@@ -110,7 +111,10 @@ def samples(view: View) -> dict[str, Any] | None:
         raw = view.packaged.sample(5 * columns, generator=SEED)
         return {"rows": [{"name": None, "picture": view.picture(raw, 5)}], "left_out": 0}
     rows = [
-        {"name": _name(view.classes, number), "picture": view.picture(view.packaged.sample(columns, number, generator=SEED), 1)}
+        {
+            "name": class_name(view.classes, number),
+            "picture": view.picture(view.packaged.sample(columns, number, generator=SEED), 1),
+        }
         for number in range(min(view.model.num_classes, _MOST_CLASSES))
     ]
     return {"rows": rows, "left_out": view.model.num_classes - len(rows)}
@@ -143,8 +147,8 @@ def interpolations(view: View, pairs: int = 5) -> dict[str, Any] | None:
     if not chosen:
         return None
     first, second = (list(column) for column in zip(*chosen, strict=True))
-    inputs = [view.packaged.preprocessing.expected(view.raw[rows]) for rows in (first, second)]
-    path = view.model.interpolate(*inputs, steps=_columns(view) - 2, y=view.labels(first))
+    start, end = (view.packaged.preprocessing.expected(view.raw[rows]) for rows in (first, second))
+    path = view.model.interpolate(start, end, _columns(view) - 2, view.labels(first))
     made = view.packaged.preprocessing.inverse(path).transpose(0, 1).to(view.raw.dtype)
     rows = torch.cat([view.raw[first].unsqueeze(1), made, view.raw[second].unsqueeze(1)], 1)
     return {"picture": view.picture(rows.flatten(0, 1), len(first)), "within": within}
@@ -164,7 +168,7 @@ def latent_map(view: View) -> dict[str, Any] | None:
     class_means = getattr(view.model.prior, "means", None)
     if isinstance(class_means, Tensor) and len(class_means) <= _MOST_CLASSES:
         places = (class_means.detach().cpu().double().flatten(1) - centre) @ axes
-        marks = {_name(view.classes, number): place.tolist() for number, place in enumerate(places)}
+        marks = {class_name(view.classes, number): place.tolist() for number, place in enumerate(places)}
     thumbnails = []
     if view.dataset.is_images:
         spread = _spread(points, 22)
@@ -173,7 +177,7 @@ def latent_map(view: View) -> dict[str, Any] | None:
         thumbnails = [(row, image.transpose(1, 2, 0)) for row, image in zip(spread, shown, strict=True)]
     ax = figures.latent_map(points, y, marks, thumbnails, shares)
     present = [] if y is None else [number for number in np.unique(y).tolist() if number < _MOST_CLASSES]
-    legend = [(figures.class_colour(number), _name(view.classes, number)) for number in present]
+    legend = [(figures.class_colour(number), class_name(view.classes, number)) for number in present]
     return {"svg": figures.to_svg(ax, "latent map"), "legend": legend, "marks": bool(marks), "n": len(points)}
 
 
@@ -198,20 +202,25 @@ def traversals(view: View, most: int = 8) -> dict[str, Any] | None:
     raw = view.packaged.decode(flat, None if label is None else label.expand(len(flat)))
     cells = raw.reshape(len(order), len(_TRAVERSALS), *raw.shape[1:])
     rows = [
-        {"name": f"z {dimension}", "kl": None if found.kl is None else float(found.kl[dimension]), "picture": view.picture(cells[row], 1)}
+        {
+            "dimension": dimension,
+            "kl": None if found.kl is None else float(found.kl[dimension]),
+            "picture": view.picture(cells[row], 1),
+        }
         for row, dimension in enumerate(order)
     ]
     return {"rows": rows, "original": view.picture(view.raw[[base]], 1), "conditional": bool(centre.any())}
 
 
 def table(view: View) -> dict[str, Any] | None:
-    """Return, column by column, original against reconstructed and real against generated values, for data without pictures."""
+    """Return original against reconstructed and real against generated values, by column, for data without pictures."""
     if view.dataset.is_images:
         return None
     real, again = (values.flatten(1).double().numpy() for values in (view.raw, view.again))
     made = view.packaged.sample(len(real), draw=True, generator=SEED).flatten(1).double().numpy()
     names = list(view.dataset.columns) or [str(number) for number in range(real.shape[1])]
-    rows, charts = [], []
+    rows: list[dict[str, Any]] = []
+    charts: list[dict[str, str]] = []
     for column in range(min(len(names), _MOST_COLUMNS)):
         one, two = real[:, column], again[:, column]
         varies = one.std() > 0 and two.std() > 0 and np.isfinite(two).all()
@@ -250,12 +259,6 @@ def _columns(view: View) -> int:
     """Return how many pictures fit into a row: 10, fewer of wide ones."""
     height, width = view.dataset.shape[1:]
     return max(3, min(10, round(10 * height / width)))
-
-
-def _name(names: Sequence[str], number: int) -> str:
-    if number < 0:
-        return "unknown"
-    return names[number] if number < len(names) else str(number)
 
 
 def _pairs(y: Tensor | None, n: int, pairs: int, within: bool) -> list[tuple[int, int]]:

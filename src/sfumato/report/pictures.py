@@ -1,6 +1,6 @@
 """Tensors to pictures: displayable 8-bit values, grids with small gaps, PNG.
 
-Pictures are (channels, height, width); 1 channel is grey, 3 colour, 4 colour with opacity, of others the first is shown.
+Pictures are (channels, height, width); 1 channel is grey, 3 are colour, 4 have opacity, of others the first is shown.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-Raw = Tensor | NDArray[np.generic]
+Raw = Tensor | NDArray[Any]
 _INK = "#282828"
 
 
@@ -36,19 +37,21 @@ def display_range(preprocessing: nn.Module | None) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def to_uint8(raw: Raw, preprocessing: nn.Module | None = None) -> UInt8[np.ndarray, "..."]:
+def to_uint8(raw: Raw, preprocessing: nn.Module | None = None) -> NDArray[np.uint8]:
     """Return raw values as 0 ... 255, of the same shape.
 
     Args:
         raw: in the data's own units.
-        preprocessing: says which raw values are black and white (:func:`display_range`). Without it uint8 stays as it is
-            and other types are taken to lie in [0, 1].
+        preprocessing: says which raw values are black and white (:func:`display_range`). Without it uint8 stays as it
+            is and other types are taken to lie in [0, 1].
     """
-    values = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
+    values: NDArray[Any] = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
     low, high = display_range(preprocessing)
     if values.dtype == np.uint8 and (preprocessing is None or (low, high) == (0.0, 255.0)):
         return values
-    unit = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
+    unit: NDArray[Any] = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (
+        high - low
+    )
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -86,7 +89,7 @@ def image_grid(
     rows = math.ceil(len(images) / columns)
     missing = np.full((rows * columns - len(images), *images.shape[1:]), 255, np.uint8)
     cells = np.concatenate([images, missing]).reshape(rows, columns, *images.shape[1:])
-    scale = cell_scale(*images.shape[2:], 56)
+    scale = cell_scale(images.shape[2], images.shape[3], 56)
     whole = grid(cells, scale)
     step = images.shape[2] * scale + 2
     font = ImageFont.load_default(size=max(11, min(18, step // 3)))
@@ -104,7 +107,7 @@ def cell_scale(height: int, width: int, target: int) -> int:
     return max(1, math.ceil(target / max(height, width)))
 
 
-def shrink(images: UInt8[np.ndarray, "*any height width"], limit: int) -> UInt8[np.ndarray, "*any h w"]:
+def shrink(images: UInt8[NDArray[Any], "*any height width"], limit: int) -> UInt8[NDArray[Any], "*any h w"]:
     """Return pictures whose longer side is at most about ``limit``, by the means of whole blocks."""
     height, width = images.shape[-2:]
     block = min(math.ceil(max(height, width) / limit), height, width)
@@ -112,7 +115,8 @@ def shrink(images: UInt8[np.ndarray, "*any height width"], limit: int) -> UInt8[
         return images
     h, w = height // block, width // block
     parts = images[..., : h * block, : w * block].reshape(*images.shape[:-2], h, block, w, block)
-    return parts.mean((-3, -1)).round().astype(np.uint8)
+    means: NDArray[np.uint8] = parts.mean((-3, -1)).round().astype(np.uint8)
+    return means
 
 
 def png_uri(image: Image.Image) -> str:
@@ -122,7 +126,7 @@ def png_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _with_opacity(images: UInt8[np.ndarray, "... c h w"]) -> UInt8[np.ndarray, "... h w d"]:
+def _with_opacity(images: UInt8[NDArray[Any], "... c h w"]) -> UInt8[NDArray[Any], "... h w d"]:
     """Return grey + opacity (2 channels) or colour + opacity (4), channels last."""
     last = np.moveaxis(images, -3, -1)
     if last.shape[-1] == 4:

@@ -1,7 +1,7 @@
 """The report of a run: one file of html with its pictures inside, that opens anywhere.
 
-No script, no outside address, every text of the data escaped. While a run trains, the page asks for itself again every half
-a minute; equal inputs give equal bytes.
+No script, no outside address, every text of the data escaped. While a run trains, the page loads itself again every
+half a minute; equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ State = Literal["running", "finished", "stopped", "failed"]
 REFRESH = 30
 _POINTS = {"running": 600}
 _MANY_POINTS = 2000
-_HEADLINES = (
-    "iwae", "importance_bound", "evidence_bound", "elbo", "bits_per_dim", "active_units", "bayes_accuracy",
-    "generation_accuracy", "reconstruction", "kl",
-)  # fmt: skip
+_HEADLINES = ("evidence_bound", "bits_per_dim", "elbo", "active_units", "bayes_accuracy", "generation_accuracy", "kl")
 
 
 def write_report(
@@ -79,6 +76,8 @@ def render_report(
     """Return the page; for the arguments see :func:`write_report`."""
     split = "test" if state == "finished" else "validation"
     data = run.get("data") or {}
+    names = list(packaged.class_names if packaged else ()) or [str(name) for name in data.get("class_names") or ()]
+    conditional = packaged is not None and bool(packaged.model.num_classes)
     content: dict[str, Any] = {}
     active, kl = None, numbers.per_dimension(evaluation)
     if packaged is not None and dataset is not None:
@@ -101,18 +100,24 @@ def render_report(
         split=split,
         verdict=verdict,
         headlines=_headlines(evaluation, metrics, active),
-        curves=_curves(metrics),
+        curves=_curves(metrics, conditional),
         kl=_kl(kl, active),
         rows=numbers.rows(evaluation or {}),
         facts=numbers.facts(evaluation or {}),
-        confusion=_confusion(evaluation or {}, packaged, data),
+        absent=numbers.absent(evaluation or {}),
+        by_class=numbers.by_class(evaluation or {}, names),
         decisions=[decision for decision in run.get("decisions") or () if isinstance(decision, Mapping)],
         left_out=[_pair(item) for item in data.get("left_out") or ()],
-        use=_use(Path(path).parent, packaged, dataset, data, state),
+        use=_use(Path(path).parent, data, names if conditional else (), state),
         provenance=_provenance(run, data, packaged, step),
         specs=[
             (title, json.dumps(run[key], indent=1, ensure_ascii=False))
-            for key, title in (("model", "model"), ("objective", "objective"), ("training", "training"), ("preprocessing", "preprocessing"))
+            for key, title in (
+                ("model", "model"),
+                ("objective", "objective"),
+                ("training", "training"),
+                ("preprocessing", "preprocessing"),
+            )
             if run.get(key)
         ],
     )
@@ -137,20 +142,21 @@ def _headlines(
     found: dict[str, dict[str, str]] = {}
     if evaluation:
         for row in numbers.rows(evaluation):
-            found.setdefault(row["key"], row)
+            found.setdefault(row["key"].removesuffix("_given_label"), row)
     else:
         last: Mapping[str, Any] = next((line for line in reversed(metrics) if line.get("split") == "validation"), {})
-        for key in ("elbo", "reconstruction", "kl"):
+        for key in ("elbo", "kl"):
             if last.get(key) is not None:
                 described = numbers.label(key)
-                found[key] = {"name": described.name, "value": numbers.text(last[key]), "error": "", "unit": described.unit}
+                name = f"{described.name}, validation"
+                found[key] = {"name": name, "value": numbers.text(last[key]), "error": "", "unit": described.unit}
     if active is not None:
         value = f"{sum(active)} of {len(active)}"
-        found["active_units"] = {"name": "active dimensions", "value": value, "error": "", "unit": ""}
+        found.setdefault("active_units", {"name": "active dimensions", "value": value, "error": "", "unit": ""})
     return [found[key] for key in _HEADLINES if key in found][:5]
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _curves(metrics: Sequence[Mapping[str, Any]], conditional: bool) -> list[dict[str, Any]]:
     """Return a small chart for every quantity that was logged."""
     seen = {name for line in metrics for name, value in line.items() if isinstance(value, float | int)}
     names = [name for name in numbers.CURVES if name in seen]
@@ -162,7 +168,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         points = [figures.series(metrics, name, split) for split in ("validation", "train")]
         if max(map(len, points)) < 2:
             continue
-        described = numbers.label(name)
+        described = numbers.label("elbo_given_label" if conditional and name == "elbo" else name)
         last = next((series[-1, 1] for series in points if len(series)), None)
         result.append(
             {
@@ -182,49 +188,30 @@ def _kl(kl: Sequence[float] | None, active: Sequence[bool] | None) -> dict[str, 
         return None
     ax = figures.kl_per_dimension(kl, active)
     svg = Markup(figures.to_svg(ax, "KL per latent dimension"))
-    return {"svg": svg, "total": numbers.text(float(np.sum(kl))), "active": None if active is None else sum(active), "of": len(kl)}
+    return {
+        "svg": svg,
+        "total": numbers.text(float(np.sum(kl))),
+        "active": None if active is None else sum(active),
+        "of": len(kl),
+    }
 
 
-def _confusion(
-    evaluation: Mapping[str, Any], packaged: PackagedModel | None, data: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the tables asked class against made (or true against found) class: title, names, rows as shares."""
-    names = list(packaged.class_names if packaged else ()) or [str(name) for name in data.get("class_names") or ()]
-    counts = numbers.matrix(evaluation, "confusion")
-    if counts is None or len(counts) > 30:
-        return []
-    labels = names if len(names) == len(counts) else [str(number) for number in range(len(counts))]
-    shares = [[cell / (sum(row) or 1.0) for cell in row] for row in counts]
-    return [{"names": labels, "rows": list(zip(labels, shares, strict=True))}]
-
-
-def _use(
-    folder: Path, packaged: PackagedModel | None, dataset: Dataset | None, data: Mapping[str, Any], state: State
-) -> dict[str, str]:
+def _use(folder: Path, data: Mapping[str, Any], classes: Sequence[str], state: State) -> dict[str, str]:
     """Return the lines to copy: for the shell and for Python."""
     run = shlex.quote(shown(folder))
-    images = dataset.is_images if dataset is not None else len(data.get("shape") or ()) == 3
-    names = list(packaged.class_names if packaged else ()) or [str(name) for name in data.get("class_names") or ()]
-    conditional = bool(packaged and packaged.model.num_classes and names)
-    source = shlex.quote(str((data.get("origin") or {}).get("source") or "DATA"))
-    lines = [f"sfumato sample {run} -n 64" + (" --out samples.png" if images else " --out samples.npz")]
-    if conditional:
-        lines.append(f"sfumato sample {run} --class {shlex.quote(names[0])} -n 64 --out samples.png")
-    lines += [
-        f"sfumato reconstruct {run} {source}",
-        f"sfumato encode {run} {source} --out latents.npz",
-        f"sfumato evaluate {run} --samples 64",
-    ]
-    if state != "finished":
-        lines.append(f"sfumato train --resume {run}")
-    what = "images" if images else "rows"
-    label = f", {names[0]!r}" if conditional else ""
+    lines = [f"sfumato sample {run}"]
+    if classes:
+        lines.append(f"sfumato sample {run} --class {shlex.quote(classes[0])} -n 64")
+    lines += [f"sfumato reconstruct {run}", f"sfumato interpolate {run}", f"sfumato encode {run}"]
+    lines.append(f"sfumato evaluate {run}" if state == "finished" else f"sfumato train --resume {run}")
+    what = "images" if len(data.get("shape") or ()) == 3 else "rows"
+    label = f", {classes[0]!r}" if classes else ""
     python = [
         "import sfumato",
         "",
         f"model = sfumato.load({str(Path(shown(folder)) / 'model')!r})",
         f"{what} = model.sample(16{label})",
-        f"q = model.encode({what})          # q.mean, q.stddev",
+        f"q = model.encode({what})  # q.mean, q.stddev",
         f"again = model.reconstruct({what})",
     ]
     return {"shell": "\n".join(lines), "python": "\n".join(python)}
@@ -258,7 +245,11 @@ def _duration(seconds: Any) -> str | None:
         return None
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return " ".join(part for part, there in ((f"{hours} h", hours), (f"{minutes} min", hours or minutes), (f"{rest} s", not hours)) if there)
+    return " ".join(
+        part
+        for part, there in ((f"{hours} h", hours), (f"{minutes} min", hours or minutes), (f"{rest} s", not hours))
+        if there
+    )
 
 
 def _plain(value: Any) -> str:
@@ -275,7 +266,7 @@ def _pair(item: Any) -> tuple[str, str]:
         values = [str(value) for value in item.values()]
     else:
         values = [item] if isinstance(item, str) else [str(value) for value in item]
-    return (values + ["", ""])[0], " ".join(values[1:])
+    return values[0] if values else "", " ".join(values[1:])
 
 
 @cache
