@@ -27,7 +27,8 @@ def build_vae(
         latent_dim: the number of dimensions of z.
         frequencies: p(y) of each class for a class-conditional model, in which every class owns a learned mean; empty
             for a plain one.
-        condition: who sees y besides the prior: ``prior``, nobody (the article's form); ``decoder``; ``encoder``; ``both``.
+        condition: who sees y besides the prior: ``prior``, nobody (the article's form); ``decoder``; ``encoder``;
+            ``both``.
     """
     classes = len(frequencies)
     prior: Prior = ClassConditional(classes, latent_dim, frequencies) if classes else StandardNormal(latent_dim)
