@@ -24,7 +24,7 @@ from sfumato.evaluation.baselines import score_baselines
 from sfumato.evaluation.bounds import class_bounds, elbo_terms, importance_bound, log_class_weights
 from sfumato.evaluation.classes import Accuracy, accuracy
 from sfumato.evaluation.classifier import Judge, generation_accuracy, judge_accuracy, train_judge
-from sfumato.evaluation.estimate import Estimate, finite, mean_estimate
+from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Batch, Tell, batches
@@ -81,7 +81,6 @@ class Evaluation:
         for name, count in self.draws.items():
             values[name]["samples"] = count
         parts = {"bayes_accuracy": self.bayes, "generation_accuracy": self.generation, "judge_accuracy": self.judge}
-        sigma = self.latents.mean_sigma
         return {
             "format_version": FORMAT_VERSION,
             "split": self.split,
@@ -91,7 +90,6 @@ class Evaluation:
             "data": {"name": self.data, "fingerprint": self.fingerprint},
             "values": values,
             "active_units": {"value": self.latents.active_units, "of": self.latents.mean.shape[1]},
-            "mean_sigma": None if sigma is None else finite(sigma),
             "per_dimension": self.latents.to_dict(),
             **{name: None if part is None else part.to_dict() for name, part in parts.items()},
             "baselines": {name: estimate.to_dict() for name, estimate in self.baselines.items()},
