@@ -131,6 +131,6 @@ class PackagedModel(nn.Module):
         return x
 
 
-def _like(values: Tensor, template: Tensor | NDArray[Any]) -> Any:
+def _like(values: Tensor, template: Data) -> Data:
     """Return ``values`` as numpy where ``template`` is."""
     return values if isinstance(template, Tensor) else values.numpy()

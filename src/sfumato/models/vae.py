@@ -205,7 +205,7 @@ class VAE(nn.Module):
 
 def _short(y: Tensor) -> str:
     """Return a label, or a few of many, for an error."""
-    return str(y.unique().tolist() if y.numel() < 20 else list(y.shape))
+    return str(sorted(set(y.flatten().tolist())) if y.numel() < 20 else list(y.shape))
 
 
 def tempered(distribution: Distribution, temperature: float) -> Distribution:
