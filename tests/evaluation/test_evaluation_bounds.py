@@ -194,6 +194,10 @@ def test_measuring_restores_every_module_and_refuses_narrow_weights():
 def test_bounds_ignore_autocast():
     model, x = small_bernoulli().float(), torch.eye(5)
     plain = importance_bound(model, x, samples=10)
+    exact = importance_bound(small_bernoulli(), x.double(), samples=4_000)
+    torch.testing.assert_close(importance_bound(model, x, samples=4_000), exact, atol=0.1, rtol=0)
     with torch.autocast("cpu", torch.bfloat16):
+        with measuring(model):
+            assert not torch.is_autocast_enabled("cpu")
         assert torch.equal(importance_bound(model, x, samples=10), plain)
         assert elbo_terms(model, x)["elbo"].dtype == torch.float32
