@@ -46,7 +46,7 @@ def inspect(
     """Say what is in DATA, and what a training would do with it."""
     if data is None:
         raise UserError("inspect needs DATA.  For instance: sfumato inspect photos/")
-    from sfumato.cli.printing import console, next_block, print_columns, say, show, show_json
+    from sfumato.cli.printing import console, flags, next_block, print_columns, say, show, show_json
     from sfumato.recipes import Options
     from sfumato.verbs import inspect as verb
 
@@ -79,7 +79,18 @@ def inspect(
     print_columns(out, heads + rows, dim=3)
     if written:
         say(f"sheet    {written}")
-    say(next_block(["train", data]))
+    given = {
+        "label": label,
+        "size": None if size is None else "x".join(map(str, size if isinstance(size, tuple) else (size,))),
+        "split": None if split is None else ",".join(map(str, split)),
+        "latent-dim": latent_dim,
+        "likelihood": likelihood,
+        "binarise": binarise,
+        "recipe": recipe,
+        "seed": seed,
+    }
+    switches = {"skip-bad": skip_bad or None, "conditional": conditional}
+    say(next_block(["train", data, *flags(given | switches)]))
     return 0
 
 

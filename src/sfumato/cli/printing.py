@@ -81,6 +81,21 @@ def next_block(*commands: Sequence[str]) -> str:
     return "\n".join(f"{'next:' if number == 0 else '':<7}{line}" for number, line in enumerate(lines))
 
 
+def flags(given: Mapping[str, Any]) -> list[str]:
+    """Return the options that say ``given`` again, without those that are None.
+
+    >>> flags({"label": "bought", "seed": None, "conditional": False})
+    ['--label', 'bought', '--no-conditional']
+    """
+    words = []
+    for name, value in given.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
 def percent(entry: Mapping[str, Any]) -> str:
     """Return a fraction with its standard error as a percentage."""
     value, error = entry.get("value"), entry.get("standard_error")

@@ -1,0 +1,57 @@
+"""A tiny data set, a run that is finished, and the command line as a function."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import STEPS, Command, Result
+
+from sfumato.cli.main import run
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process."""
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        code = run(arguments)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> tuple[np.ndarray, np.ndarray]:
+    """60 images of 8x8, three classes: a bright bar in one of three places."""
+    generator = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = generator.integers(0, 20, (60, 8, 8))
+    for number, place in enumerate(y):
+        x[number, 2 * place + 1 : 2 * place + 3] += generator.integers(120, 230)
+    return x.astype(np.uint8), y
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_images: tuple[np.ndarray, np.ndarray]) -> Path:
+    """A folder with ``tiny.npz`` and the finished run ``runs/tiny``; only for reading."""
+    folder = tmp_path_factory.mktemp("finished")
+    x, y = tiny_images
+    np.savez(folder / "tiny.npz", x=x, y=y, class_names=np.array(["top", "middle", "bottom"]))
+    with chdir(folder):
+        assert run(["train", "tiny.npz", *STEPS, "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, finished: Path) -> Iterator[Path]:
+    """An own copy of the folder with the data and the run, as the current folder. The copy finds the original's data."""
+    shutil.copytree(finished, tmp_path / "place")
+    with chdir(tmp_path / "place"):
+        yield tmp_path / "place"
