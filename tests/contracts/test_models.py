@@ -81,7 +81,8 @@ EXAMPLES = {
         case("conditional-decoder", lambda: conditional("decoder")),
         case("conditional-both", lambda: conditional("encoder and decoder")),
         case("label-in-networks", lambda: vae(sees="encoder and decoder")),
-        case("label-in-encoder", lambda: conditional("encoder")),
+        case("conditional-encoder", lambda: conditional("encoder")),
+        case("label-in-encoder", lambda: vae(sees="encoder")),
     ],
     "PackagedModel": [case("", lambda: PackagedModel(vae(likelihood=DiscretizedLogistic(SHAPE)), Levels(SHAPE)))],
 }

@@ -45,6 +45,7 @@ def test_the_running_variance_moves_with_accepted_steps_only() -> None:
     likelihood.accept_step()
     mse = (mean.squeeze(1) - x).square().mean().detach()
     torch.testing.assert_close(likelihood.log_variance, MEMORY * start + (1 - MEMORY) * mse.log())
+    assert not likelihood.log_variance.requires_grad, "a statistic, with no graph behind it"
     moved = likelihood.log_variance.clone()
     likelihood.accept_step()
     assert torch.equal(likelihood.log_variance, moved), "each batch counts once"
