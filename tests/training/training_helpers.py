@@ -28,7 +28,7 @@ KINDS = ("conditional", "iwae", "optimal")
 CONFIG = TrainingConfig(
     steps=60,
     batch_size=BATCH,
-    learning_rate=3e-3,
+    learning_rate=1e-2,
     schedule=WarmUpCosine(60, warmup=10),
     weight_decay=0.01,
     clip_norm=20.0,
@@ -62,6 +62,10 @@ def tiny(kind="conditional", seed=3, variance="optimal"):
         model = VAE(prior, DiagonalGaussian(mean, log_variance, trunk), decoder, likelihood)
     objective = IWAE(samples=3) if kind == "iwae" else ELBO(schedule=WarmUp(20))
     train, validation = examples(COUNT, 11, kind), examples(37, 12, kind)
+    if kind == "conditional":  # noise: the best step is soon past, so the best weights are not the last ones
+        validation.x = torch.randint(256, validation.x.shape, generator=torch.Generator().manual_seed(9)).to(
+            torch.uint8
+        )
     preprocessing = {
         "conditional": lambda: Binarise((DIM,), "dynamic"),
         "iwae": lambda: Binarise((DIM,), "dynamic"),
@@ -94,9 +98,14 @@ def digest(tensors):
 
 def everything(done):
     """Return part -> digest or value of all that a trainer holds and wrote; the time used is left out."""
-    tensors, plain = done.state.capture()
+    if done.folder:  # after its end a trainer's model has the best weights; the checkpoint has the last ones
+        latest = done.folder.open_checkpoints().latest()
+        tensors, plain = latest.tensors, latest.state["training"]
+        assert latest.step == done.state.step
+    else:
+        tensors, plain = done.state.capture()
     return {
-        **{stem: digest(named) for stem, named in tensors.items()},
+        **{stem: digest(tensors[stem]) for stem in ("model", "ema", "optimizer", "sums")},
         **{name: value for name, value in plain.items() if name != "seconds"},
         "best": digest(done.state.best_weights or {}),
         "delivered": digest(done.model.state_dict()),
@@ -157,7 +166,7 @@ def terminate():
 
 @contextlib.contextmanager
 def poisoned(patch, steps, value=float("nan"), recoveries=None, rows=1):
-    """Let the loss of the first ``rows`` examples be ``value`` at ``steps``; with ``recoveries``, after just so many."""
+    """Let the loss of the first ``rows`` examples be ``value`` at ``steps``, or only after so many ``recoveries``."""
     right, hits = Trainer._forward, []
 
     def forward(self, indices, step):

@@ -43,11 +43,19 @@ class Good:
         step: the steps done.
         tensors: file stem -> name -> tensor.
         state: everything else, as plain json: "training", and how far "metrics" and the "pending" lines were.
+        best: the averaged weights of the best step until then.
     """
 
     step: int
     tensors: TensorTree
     state: dict[str, Any]
+    best: dict[str, Tensor] | None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation until then."""
+        step: int | None = self.state["training"]["best_step"]
+        return step
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,7 @@ class Trainer:
         self.save_failed = ""
         self._begun = False
         self._unwritten: list[dict[str, Any]] = []
-        self._good: Good | Checkpoint | None = None
-        self._good_step = 0
+        self._good: Good | None = None
         self._order = self._new_order()
         self._trouble = ""
         self._started = 0.0
@@ -137,9 +144,11 @@ class Trainer:
             self.folder.metrics.truncate(0)
             return 0
         self._compare(latest)
+        good_step = latest.state["good_step"]
+        good = latest if good_step == latest.step else self.checkpoints.load(good_step)
         self.state.restore_checkpoint(latest, best_weights(self.checkpoints, latest))
+        self._good = Good(good.step, good.tensors, good.state, best_weights(self.checkpoints, good))
         self._begun = True
-        self._good_step = latest.state["good_step"]
         self._order = self._new_order()
         self.folder.metrics.truncate(latest.state["metrics"])
         self._unwritten = list(latest.state["pending"])
@@ -176,7 +185,8 @@ class Trainer:
                 if evaluated:
                     self._evaluate()
                 if due:
-                    self._keep_good()
+                    if not state.guard.bad_in_a_row:  # else it may be the state that makes every step go wrong
+                        self._keep_good()
                     self._save()
                     saved = state.step
                 self.listener.on_step(state.step)
@@ -279,14 +289,14 @@ class Trainer:
             "training": plain,
             "metrics": self.folder.metrics.size() if self.folder else 0,
             "pending": list(self._unwritten),
-            "good_step": self._good_step,
+            "good_step": self._good.step if self._good else self.state.step,
             "made_by": self._made_by(),
         }
-        return Good(self.state.step, tensors, state)
+        return Good(self.state.step, tensors, state, self.state.best_weights)
 
     def _keep_good(self) -> None:
         """Remember this step to go back to; only steps of the schedule, so that an interruption changes nothing."""
-        self._good_step = self.state.step
+        self._good = None
         self._good = self._capture()
 
     def _save(self) -> None:
@@ -306,13 +316,14 @@ class Trainer:
             self.listener.say(f"{error} The last checkpoint stays good; the next one is tried as planned.")
         self._tell_warnings()
 
-    def _save_as(self, kept: Good | Checkpoint, there: Sequence[int]) -> None:
+    def _save_as(self, kept: Good, there: Sequence[int]) -> None:
         """Write ``kept``; with the best weights in it when no other checkpoint ``there`` has them."""
         assert self.checkpoints is not None
-        tensors, best_step = dict(kept.tensors), kept.state["training"]["best_step"]
-        if self.state.best_weights is not None and best_step not in (kept.step, *there):
-            tensors[BEST] = self.state.best_weights
-        protect = [step for step in (best_step, kept.state["good_step"]) if step is not None]
+        assert self._good is not None
+        tensors = dict(kept.tensors)
+        if kept.best is not None and kept.best_step not in (kept.step, *there):
+            tensors[BEST] = kept.best
+        protect = [step for step in (kept.best_step, self._good.step, self._good.best_step) if step is not None]
         self.checkpoints.save(kept.step, tensors, kept.state, protect)
 
     def _made_by(self) -> dict[str, str]:
@@ -347,11 +358,10 @@ class Trainer:
         if guard.exhausted:
             raise Diverged(self._obituary())
         recoveries, skipped, at = guard.recoveries, guard.skipped, state.step
-        if self._good is None:
-            assert self.checkpoints is not None
-            self._good = self.checkpoints.load(self._good_step)
+        assert self._good is not None
         good = self._good
         state.restore(good.tensors, good.state["training"])
+        state.best_weights = good.best
         guard.recoveries, guard.skipped = recoveries, skipped
         guard.recover()
         self._order = self._new_order()
@@ -367,7 +377,8 @@ class Trainer:
 
     def _describe(self, output: ObjectiveOutput, norm: Tensor, indices: Tensor, step: int) -> str:
         """Return which number went wrong first, and for which example."""
-        for name, values in {**output.values, **output.losses}.items():
+        losses = {f"the {group}'s loss": values for group, values in output.losses.items()}
+        for name, values in {**output.values, **losses}.items():
             bad = ~torch.isfinite(values)
             if bool(bad.any()):
                 index = int(indices[bad.nonzero()[0, 0].cpu()])
@@ -376,7 +387,8 @@ class Trainer:
         return f"the gradient's norm was {float(norm):.3g}"
 
     def _obituary(self) -> str:
-        there = self.checkpoints.steps() if self.checkpoints else []
+        assert self._good is not None
+        there = [step for step in (self.checkpoints.steps() if self.checkpoints else []) if step <= self._good.step]
         kept = f"The checkpoint of step {there[-1]:,} is good." if there else "Nothing was written."
         return (
             f"step {self.state.step:,}: stopped, {self._trouble}, and {self.state.guard.recoveries} recoveries did not "
