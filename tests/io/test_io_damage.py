@@ -17,6 +17,9 @@ CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json", "manif
 MODEL = ("config.json", "model.safetensors", "manifest.json")
 
 
+HARD = bool(os.environ.get("SFUMATO_HARD"))
+
+
 def flipped(data, bit):
     at = bit // 8
     return data[:at] + bytes([data[at] ^ (1 << bit % 8)]) + data[at + 1 :]
@@ -105,10 +108,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(file, two, tmp
 def test_every_bit_of_a_manifest_counts(two):
     path = two / "step-00000006" / store.MANIFEST
     data = path.read_bytes()
-    for bit in range(len(data) * 8):
-        with pytest.raises(store.DamagedError):
-            store._records(flipped(data, bit), path)
-    for length in range(len(data)):
+    for byte in range(len(data)):
+        for bit in range(8) if HARD else (byte % 8,):
+            with pytest.raises(store.DamagedError):
+                store._records(flipped(data, 8 * byte + bit), path)
+    for length in range(0, len(data), 1 if HARD else 9):
         with pytest.raises(store.DamagedError):
             store._records(data[:length], path)
 
