@@ -232,3 +232,8 @@ def test_parts_that_do_not_fit_are_refused_with_the_cure() -> None:
         VAE(StandardNormal(4), posterior, MLP((2,), (1, 3)), Bernoulli((3,)))
     with pytest.raises(UserError, match=r"needs 2 numbers for each data value.*out_shape=\(2, 3\)"):
         VAE(StandardNormal(2), posterior, MLP((2,), (1, 3)), DiscretizedLogistic((3,)))
+
+
+def test_parts_for_different_numbers_of_classes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"one number of classes; got parts for \[3, 4\]"):
+        vae(prior=ClassConditional(num_classes=4, latent_dim=2), sees="decoder")

@@ -65,6 +65,10 @@ class VAE(nn.Module):
                 f"{type(likelihood).__name__} needs {likelihood.numbers_per_value} numbers for each data value: a "
                 f"decoder with out_shape={likelihood.parameter_shape}; got {decoder.out_shape}. Build it like that."
             )
+        parts = (prior, *posterior.modules(), *decoder.modules())
+        counts = {getattr(part, "num_classes", 0) for part in parts} - {0}
+        if len(counts) > 1:
+            raise UserError(f"VAE needs one number of classes; got parts for {sorted(counts)}. Give all the same.")
         self.prior, self.posterior, self.decoder, self.likelihood = prior, posterior, decoder, likelihood
 
     @property
