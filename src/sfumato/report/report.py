@@ -198,13 +198,19 @@ def _kl(kl: Sequence[float] | None, active: Sequence[bool] | None) -> dict[str, 
 
 def _use(folder: Path, data: Mapping[str, Any], classes: Sequence[str], state: State) -> dict[str, str]:
     """Return the lines to copy: for the shell and for Python."""
-    run = shlex.quote(shown(folder))
-    lines = [f"sfumato sample {run}"]
+    run, dims = shlex.quote(shown(folder)), len(data.get("shape") or ())
+    ending = {1: "csv", 3: "png"}.get(dims, "npz")
+    samples, of_class, again, ways = (
+        shlex.quote(f"{folder.name}-{word}.{ending}")
+        for word in ("samples", "class", "reconstructions", "interpolations")
+    )
+    lines = [f"sfumato sample {run} -n 64 -o {samples}"]
     if classes:
-        lines.append(f"sfumato sample {run} --class {shlex.quote(classes[0])} -n 64")
-    lines += [f"sfumato reconstruct {run}", f"sfumato interpolate {run}", f"sfumato encode {run}"]
+        lines.append(f"sfumato sample {run} --class {shlex.quote(classes[0])} -o {of_class}")
+    lines += [f"sfumato reconstruct {run} -o {again}", f"sfumato interpolate {run} -o {ways}"]
+    lines.append(f"sfumato encode {run} -o {shlex.quote(folder.name + '-latents.npz')}")
     lines.append(f"sfumato evaluate {run}" if state == "finished" else f"sfumato train --resume {run}")
-    what = "images" if len(data.get("shape") or ()) == 3 else "rows"
+    what = "images" if dims == 3 else "rows"
     label = f", {classes[0]!r}" if classes else ""
     python = [
         "import sfumato",
