@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_images: tuple[np.nda
 
 @pytest.fixture
 def place(tmp_path: Path, finished: Path) -> Iterator[Path]:
-    """An own copy of the folder with the data and the run, as the current folder. The copy finds the original's data."""
+    """An own copy of the folder with the data and the run, as the current folder; the run reads the original data."""
     shutil.copytree(finished, tmp_path / "place")
     with chdir(tmp_path / "place"):
         yield tmp_path / "place"

@@ -48,6 +48,7 @@ def test_quick_answers_do_not_import_torch(arguments: list[str], tmp_path: Path)
         [sys.executable, "-X", "importtime", "-m", "sfumato", *arguments],
         env=environment(),
         cwd=tmp_path,
+        check=False,
         capture_output=True,
         text=True,
     )
@@ -60,7 +61,8 @@ def test_quick_answers_do_not_import_torch(arguments: list[str], tmp_path: Path)
 
 def test_importing_sfumato_imports_nothing_heavy() -> None:
     code = "import sys, sfumato; assert 'torch' not in sys.modules; sfumato.__version__; print(*sorted(dir(sfumato)))"
-    process = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert {"train", "inspect", "load", "evaluate", "sample"} <= set(process.stdout.split())
 

@@ -36,7 +36,7 @@ def sentence(error: Any) -> str:
 def _meant(context: Any, option: str) -> str:
     """Return the nearest option, or where to find all of them."""
     known = [flag for item in context.command.params for flag in (*item.opts, *item.secondary_opts)] if context else []
-    near = difflib.get_close_matches(option, [flag for flag in known if flag.startswith("--")], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(option, [flag for flag in known if flag.startswith("--")], n=1, cutoff=0.6)
     if near:
         return f"  Did you mean {near[0]}?"
     return f"  `sfumato {context.info_name} -h` shows all." if context else ""

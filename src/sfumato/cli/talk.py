@@ -54,9 +54,9 @@ def print_plan(error: Console, run: Run, path: Path) -> None:
         ("data", counts + classes + left_out),
     ]
     for name, text in lines:
-        error.print(f"{name:<9}{text}", soft_wrap=True)
+        error.print(f"{name:<10}{text}", soft_wrap=True)
     print_columns(error, decision_rows("decided", run.decisions), dim=4)
-    error.print(f"{'watch':<9}{(path / 'report.html').resolve().as_uri()}", soft_wrap=True)
+    error.print(f"{'watch':<10}{(path / 'report.html').resolve().as_uri()}", soft_wrap=True)
     error.print()
 
 
