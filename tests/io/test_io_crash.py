@@ -17,7 +17,7 @@ from sfumato.io.checkpoints import Checkpoints
 from sfumato.io.folder import load_model, save_model
 
 HARD = bool(os.environ.get("SFUMATO_HARD"))
-STATES = 10_000 if HARD else 800
+STATES = 10_000 if HARD else 400
 
 
 @pytest.fixture

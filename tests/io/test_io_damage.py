@@ -28,7 +28,7 @@ def flipped(data, bit):
 def flips(data):
     """Return bits of every region: header, middle, end."""
     bits = len(data) * 8
-    return sorted({*range(0, bits, max(1, bits // 23)), 0, 7, 64, bits - 1})
+    return sorted({*range(0, bits, max(1, bits // 9)), 0, 7, 64, bits - 1})
 
 
 CONTENT = {
