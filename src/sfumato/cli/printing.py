@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 160
+GAP = "   "
 
 
 def console(*, stderr: bool) -> Console:
@@ -47,32 +48,42 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
-def print_columns(out: Console, rows: Sequence[Sequence[str]], *, dim: int | None = None, indent: int = 0) -> None:
-    """Print rows in aligned columns; on a terminal, the widest column is broken where there is no room.
+def print_columns(
+    out: Console, rows: Sequence[Sequence[str]], *, keep: int = 1, dim: int | None = None, indent: int = 0
+) -> None:
+    """Print rows in aligned columns; on a narrow terminal only the first stay so, and what follows them flows.
 
     Args:
         out: where to.
         rows: the cells.
+        keep: how many columns stay aligned on a narrow terminal.
         dim: the column that matters less.
         indent: spaces on the left.
     """
     if not rows:
         return
     count = max(len(row) for row in rows)
-    if not out.is_terminal:
-        widths = [max(len(row[place]) for row in rows if len(row) > place) for place in range(count)]
-        for row in rows:
-            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
-            out.print(" " * indent + "   ".join(cells).rstrip(), soft_wrap=True)
+    full = [(" " * indent + row[0], *row[1:], *[""] * (count - len(row))) for row in rows]
+    widths = [max(len(row[place]) for row in full) for place in range(count)]
+    if out.is_terminal and sum(widths) + len(GAP) * (count - 1) > out.width:
+        table = Table.grid(padding=(0, len(GAP), 0, 0))
+        for _ in range(keep):
+            table.add_column(no_wrap=True)
+        for row in full:
+            cells = [
+                Text(cell, style="dim" if keep + place == dim else "") for place, cell in enumerate(row[keep:]) if cell
+            ]
+            table.add_row(*row[:keep], Text(" · ").join(cells))
+        out.print(table)
         return
-    table = Table.grid(padding=(0, 3, 0, 0), pad_edge=False)
-    widest = max(range(count), key=lambda place: max(len(row[place]) for row in rows if len(row) > place))
-    for place in range(count):
-        table.add_column(style="dim" if place == dim else "", no_wrap=place != widest)
-    for row in rows:
-        first, *rest = [*row, *[""] * (count - len(row))]
-        table.add_row(Text(" " * indent + first), *map(Text, rest))
-    out.print(table)
+    for row in full:
+        line = Text()
+        for place, cell in enumerate(row):
+            last = not any(row[place + 1 :])
+            line.append(cell if last else f"{cell:<{widths[place]}}{GAP}", style="dim" if place == dim else "")
+            if last:
+                break
+        out.print(line, soft_wrap=True)
 
 
 def next_block(*commands: Sequence[str]) -> str:

@@ -55,14 +55,14 @@ def print_plan(error: Console, run: Run, path: Path) -> None:
     ]
     for name, text in lines:
         error.print(f"{name:<10}{text}", soft_wrap=True)
-    print_columns(error, decision_rows("decided", run.decisions), dim=4)
+    print_columns(error, decision_rows("decided", run.decisions), keep=2, dim=4)
     error.print(f"{'watch':<10}{(path / 'report.html').resolve().as_uri()}", soft_wrap=True)
     error.print()
 
 
 def decision_rows(title: str, decisions: Sequence[Decision]) -> list[tuple[str, ...]]:
     """Return a row for each decision: what, value, why, how to choose otherwise."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, decision in enumerate(decisions):
         value = decision.value if isinstance(decision.value, str) else f"{decision.value:,}"
         rows.append((title if number == 0 else "", decision.name, value, decision.because, decision.change_with))

@@ -135,7 +135,7 @@ def verify_resume(
     from sfumato.verbs.verify_resume import verify_resume as verb
 
     reading = {name: value for name, value in (("label", label), ("size", size)) if value is not None}
-    more = {name: value for name, value in (("kills", kills), ("steps", steps)) if value is not None}
+    more: dict[str, Any] = {name: value for name, value in (("kills", kills), ("steps", steps)) if value is not None}
     result = verb(source, reading=reading, seed=seed, say=None if quiet else say, **more)
     if json:
         show_json(result.to_dict())

@@ -52,7 +52,8 @@ class Inspection:
         duplicates: examples that equal an earlier one exactly.
         crossing: groups of equal examples that lie in more than one split.
         constant: dimensions with a single value in the training split.
-        pca_95: the principal components that hold 95 % of the training variance, on at most 1,000 examples.
+        pca_95: the principal components that hold 95 % of the training variance, on at most 1,000 examples; of tables,
+            with every column at deviation 1.
     """
 
     source: str
@@ -190,6 +191,9 @@ def _pca(x: Array) -> int:
     rows = np.sort(np.argsort(random_keys(len(x), _STREAM), kind="stable")[:count])
     flat = x[rows].reshape(count, -1).astype(np.float64)
     flat -= flat.mean(0)
+    if x.ndim == 2:  # the columns of a table have units of their own
+        deviation = flat.std(0)
+        flat /= np.where(deviation > 0, deviation, 1)
     gram = flat @ flat.T if flat.shape[1] > count else flat.T @ flat
     variances = np.linalg.eigvalsh(gram)[::-1].clip(0)
     total = variances.sum()

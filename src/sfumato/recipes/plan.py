@@ -188,7 +188,8 @@ def _latent_dim(facts: Inspection, options: Options) -> Decision:
         return Decision("latent", dim, "asked for", "--latent-dim N", "user")
     dim = 2 ** math.ceil(math.log2(max(2, facts.pca_95)))
     dim = max(1, min(dim, 32, facts.dimensions))
-    because = f"{facts.pca_95} principal components hold 95 % of the variance"
+    components = "principal component holds" if facts.pca_95 == 1 else "principal components hold"
+    because = f"{facts.pca_95} {components} 95 % of the variance"
     return Decision("latent", dim, because, "--latent-dim N", "auto")
 
 
