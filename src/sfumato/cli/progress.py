@@ -130,7 +130,7 @@ class Bar(Progress):
         super().__init__(console, unit)
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._drawn = 0.0
-        self._drawing = False
+        self._drawing = self._measuring = False
         self._waiting: list[str] = []
 
     def on_start(self, step: int, steps: int, examples_per_step: int) -> None:
@@ -147,8 +147,11 @@ class Bar(Progress):
             self.recent.append((time.monotonic(), step))
 
     def on_measuring(self, part: str, done: int, of: int) -> None:
-        """Show how far the evaluation is in place of the steps."""
-        if not self._live.is_started:
+        """Show how far the evaluation is below the steps."""
+        if not self._measuring:
+            self._measuring = True
+            self._live.stop()
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         if time.monotonic() - self._drawn >= DRAW_EVERY or done == of:
             self._show("evaluating", done, of, [part])
@@ -161,7 +164,7 @@ class Bar(Progress):
             super().say(sentence)
 
     def close(self) -> None:
-        """Leave the line as it is."""
+        """Leave the line of the training as it is; that of the evaluation goes."""
         self._live.stop()
 
     def _draw(self) -> None:
