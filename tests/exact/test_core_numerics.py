@@ -133,3 +133,9 @@ def test_a_wrong_spec_is_refused_in_words(change: dict[str, object], message: st
 def test_a_missing_argument_is_named() -> None:
     with pytest.raises(UserError, match="needs the argument 'out_shape'"):
         from_spec({"class": "MLP", "in_shape": [2]}, "network")
+
+
+@pytest.mark.parametrize("text", [b"1e999", b"-1e999", b"[NaN]", b"Infinity"])
+def test_strict_json_has_finite_numbers_only(text: bytes) -> None:
+    with pytest.raises(UserError, match="not a json number"):
+        strict_json.parse(text, "file.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from sfumato.core.errors import UserError
@@ -30,21 +31,26 @@ def parse(data: bytes, source: str, max_bytes: int = MAX_BYTES) -> Any:
             f"{source} should be json of at most {max_bytes:,} bytes; it has {len(data):,}. Use the original file."
         )
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            twice = next(key for key, _ in items if sum(key == other for other, _ in items) > 1)
-            raise UserError(f"{source} names the key '{twice}' twice. Keep one of them.")
-        return result
-
-    def constant(name: str) -> Any:
-        raise UserError(f"{source} holds {name}, which is not json. Use the original file.")
-
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_float=_number, parse_constant=_number)
     except (ValueError, RecursionError) as error:  # not utf-8, not json, a number of thousands of digits, too deep
         raise UserError(f"{source} is not valid json ({error}). Use the original file.") from None
     check_depth(value, source)
+    return value
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        twice = next(key for key, _ in items if sum(key == other for other, _ in items) > 1)
+        raise ValueError(f"it names the key '{twice}' twice")
+    return result
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text}, which is not a json number")
     return value
 
 

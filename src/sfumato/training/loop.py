@@ -100,6 +100,9 @@ class Trainer:
         folder: where checkpoints and metrics go; None keeps everything in memory.
         listener: told what happens.
         items: names of the training examples, for error messages.
+
+    Raises:
+        UserError: a split is empty, or the KL term's warm-up is longer than the training.
     """
 
     def __init__(
@@ -114,6 +117,17 @@ class Trainer:
         listener: Listener | None = None,
         items: Sequence[str] | None = None,
     ) -> None:
+        if not len(train) or not len(validation):
+            raise UserError(
+                f"training needs examples for training and for validation; got {len(train)} and {len(validation)}. "
+                "Change --split, or add examples (exact copies of one are kept in one split)."
+            )
+        warm_up = getattr(objective, "schedule", None)
+        if warm_up is not None and warm_up(config.steps) != 1:
+            raise UserError(
+                f"the KL term would not reach its full weight in {config.steps:,} steps: its warm-up is longer. "
+                "Train for more steps, or shorten the schedule of the objective."
+            )
         self.runtime = open_runtime(config.precision)
         self.model = model.to(self.runtime.device).train()
         self.objective, self.config = objective, config

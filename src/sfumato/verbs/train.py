@@ -153,7 +153,7 @@ def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
 def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
     """Return ``run`` with the parts that a configuration file names put in the place of the decided ones."""
     parts = tuple(DECIDED_BY)
-    known = {*parts, "format_version", "name", "data", "decisions", "versions", "seed"}
+    known = {*parts, "format_version", "name", "data", "inspection", "decisions", "versions", "seed"}
     for key in config:
         if key not in known:
             raise UserError(f"the configuration has no part '{key}'. Choose from: {', '.join(parts)}.")
