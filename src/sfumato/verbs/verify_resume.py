@@ -36,7 +36,8 @@ PARTS = ("model", "ema", "optimizer", "sums", "guard", "counters", "best", "metr
 EPOCHS = 2.5
 VALIDATION = 500
 TASK = "task"
-LOOK = 1e-4
+LOOK = 2e-3
+LOOK_FOR_SAVE = 2e-4  # a save of a small model in memory takes 2e-3 seconds
 
 
 class Process(Protocol):
@@ -261,7 +262,7 @@ def _run(source: Any, options: Options, reading: Mapping[str, Any]) -> Run:
     if isinstance(source, str | os.PathLike) and (Path(source) / "run.json").is_file():
         from sfumato.verbs.train import reopen  # brings the report, which the children do without
 
-        return reopen(RunFolder(source).read_run())
+        return reopen(RunFolder(Path(source)).read_run())
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **reading)
     return plan(dataset, replace(options, epochs=None, seconds=None))
 
@@ -290,7 +291,8 @@ def _killed(
 ) -> tuple[list[int], int]:
     """Train with kills, to the end; return the steps that were resumed from, and how many kills hit a save."""
     folder = RunFolder(root / "killed")
-    resumed_at, inside = [], 0
+    resumed_at: list[int] = []
+    inside = 0
     for number in range(kills):
         aim = int(steps * (number + dice.random()) / (kills + 1))
         process = start(root, "killed")
@@ -323,7 +325,7 @@ def _wait_for(process: Process, folder: RunFolder, aim: int, in_save: bool, dela
         if not in_save and step >= aim and folder.checkpoints.is_dir():
             time.sleep(delay)
             return
-        time.sleep(LOOK)
+        time.sleep(LOOK_FOR_SAVE if in_save else LOOK)
 
 
 def _state(folder: RunFolder) -> tuple[int | None, int]:
