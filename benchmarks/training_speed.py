@@ -13,10 +13,10 @@ import statistics
 import time
 
 import torch
-from certificate import certificate, write_result
 from PIL import Image
 from torch.nn import functional as F
 
+from certificate import certificate, write_result
 from sfumato.core.numerics import fixed_noise
 from sfumato.data import Binarise, Dataset, load_dataset
 from sfumato.likelihoods import Bernoulli
