@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_helpers import DIM, Child, tiny
+from training_helpers import DIM, Child, tiny, trainer
 
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.data import Order, load_dataset
@@ -41,6 +41,7 @@ def small(source):
 @pytest.fixture(scope="module")
 def recipe():
     torch.set_num_threads(1)
+    trainer()  # makes torch import what it imports with the first optimizer: seconds, in every fork anew otherwise
     return small(data())
 
 
