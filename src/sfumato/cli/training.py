@@ -112,7 +112,7 @@ def demo(out: RunOut = None, json: options.Json = False, quiet: options.Quiet = 
     """Train on the images that come with sfumato, in a few minutes."""
     from sfumato.verbs.words import seconds_of
 
-    words = {"conditional": True, "time": seconds_of(DEMO_TIME)}
+    words = {"conditional": True, "binarise": "dynamic", "time": seconds_of(DEMO_TIME)}
     return _train(DEMO_DATA, out or DEMO_OUT, words, None, json, quiet)
 
 
