@@ -238,7 +238,7 @@ def test_defect_15_bf16_is_for_training_steps_only(monkeypatch, tmp_path):
         return out
 
     monkeypatch.setattr(nn.Linear, "forward", forward)
-    run = trainer(tmp_path / "run", precision="bf16", steps=3)
+    run = trainer(tmp_path / "run", precision="bf16", steps=20)
     outcome = run.fit()
     assert outcome.finished
     assert {dtype for training, dtype in seen if training} == {torch.bfloat16}
@@ -272,7 +272,7 @@ def test_the_average_is_what_is_evaluated_kept_and_delivered(tmp_path):
 
 
 def test_without_an_average_the_current_weights_are_evaluated(tmp_path):
-    run = trainer(tmp_path / "run", ema_decay=0.0, steps=6)
+    run = trainer(tmp_path / "run", ema_decay=0.0, steps=21)
     run.fit()
     tensors = run.checkpoints.latest().tensors
     assert all(torch.equal(value, tensors["model"][name]) for name, value in tensors["ema"].items())
@@ -389,10 +389,10 @@ def test_a_processor_of_another_kind_has_no_fast_bf16():
 
 
 def test_time_used_adds_up_over_sessions(tmp_path):
-    run = trainer(tmp_path / "run", steps=6)
+    run = trainer(tmp_path / "run", steps=21)
     begin = time.monotonic()
     outcome = run.fit()
     assert 0 < outcome.seconds <= time.monotonic() - begin
-    again = trainer(tmp_path / "run", steps=6)
+    again = trainer(tmp_path / "run", steps=21)
     again.resume()
     assert again.fit().seconds >= run.checkpoints.latest().state["training"]["seconds"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from sfumato.io import store
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import pack, unpack
 from sfumato.recipes import Options, Run, fresh_model, plan
-from sfumato.training import Trainer
+from sfumato.training import Listener, Trainer
 from sfumato.training.state import best_weights
 
 PARTS = ("model", "ema", "optimizer", "sums", "guard", "counters", "best", "metrics.jsonl")
@@ -187,8 +188,8 @@ def write_task(root: Path, run: Run, steps: int) -> None:
     """Write all that :func:`train_task` needs: the parts of ``run``, its weights, and some of its data."""
     config = replace(
         run.config,
-        steps=steps,
-        log_every=max(1, steps // 30),
+        steps=max(steps, run.config.steps),  # the schedules stay those of the whole training
+        log_every=max(2, steps // 15),  # so that most checkpoints are between two lines of metrics
         evaluate_every=max(1, steps // 5),
         checkpoint_every=max(1, steps // 20),
     )
@@ -202,7 +203,7 @@ def write_task(root: Path, run: Run, steps: int) -> None:
     tensors |= {f"{name}.y": part.y for name, part in data.items() if part.y is not None}
     parts = {"model": run.model, "objective": run.objective, "training": config, "preprocessing": run.preprocessing}
     files = {
-        "parts.json": strict_json.dump({name: to_spec(part) for name, part in parts.items()}),
+        "parts.json": strict_json.dump({name: to_spec(part) for name, part in parts.items()} | {"steps": steps}),
         "data.safetensors": pack(tensors),
         "model.safetensors": pack(run.model.state_dict()),
         "preprocessing.safetensors": pack(run.preprocessing.state_dict()),
@@ -211,7 +212,10 @@ def write_task(root: Path, run: Run, steps: int) -> None:
 
 
 def train_task(root: Path, name: str) -> None:
-    """Train what :func:`write_task` wrote, in the run folder ``root / name``; go on where a checkpoint is."""
+    """Train what :func:`write_task` wrote, in the run folder ``root / name``; go on where a checkpoint is.
+
+    Its end is a clean interruption at the last step of the task.
+    """
     files = store.read_folder(root / TASK)
     parts = strict_json.parse(files["parts.json"], "parts.json")
     tensors = {key: unpack(files[f"{key}.safetensors"], key) for key in ("data", "model", "preprocessing")}
@@ -232,9 +236,21 @@ def train_task(root: Path, name: str) -> None:
             preprocessing,
             from_spec(parts["training"], "training"),
             folder,
+            _Until(parts["steps"]),
         )
-        trainer.resume()
-        trainer.fit()
+        if trainer.resume() < parts["steps"]:
+            trainer.fit()
+
+
+class _Until(Listener):
+    """Ends the training after ``last`` steps, as Ctrl-C would."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def on_step(self, step: int) -> None:
+        if step == self.last:
+            signal.raise_signal(signal.SIGINT)
 
 
 class _Python:
