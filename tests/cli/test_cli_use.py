@@ -244,15 +244,16 @@ def test_a_folder_of_images(tmp_path: Path, command: Command) -> None:
             assert arrays["label"].tolist() == [0] * 12 + [1] * 12
 
 
-def test_demo(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sfumato.cli import training
+def test_demo(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.cli import options, training
 
-    monkeypatch.setattr(training, "DEMO_TIME", "1s")
-    with chdir(tmp_path):
-        result = command("demo")
-        assert result.code == 0, result.err
-        assert Path("runs/demo/report.html").exists()
-        assert "--class" in result.err
+    assert training.DEMO_DATA in options.BUILT_IN
+    monkeypatch.setattr(training, "DEMO_DATA", "tiny.npz")
+    monkeypatch.setattr(training, "DEMO_TIME", "0.5s")
+    result = command("demo")
+    assert result.code == 0, result.err
+    assert Path("runs/demo/report.html").exists()
+    assert "--class" in result.err
 
 
 def test_verify_resume(place: Path, command: Command) -> None:

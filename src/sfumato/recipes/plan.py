@@ -106,7 +106,9 @@ def plan(dataset: Dataset, options: Options) -> Run:
     likelihood = build_likelihood(decisions, dataset.shape)
     recipe, latent = RECIPES[decided(decisions, "recipe")], decided(decisions, "latent")
     _, frequencies = _classes(dataset, facts, options)
-    model = fresh_model(to_spec(build_vae(recipe, likelihood, latent, frequencies, options.condition)), options.seed)
+    with fixed_noise(options.seed):  # these weights are thrown away, and the caller's random numbers stay as they were
+        tree = to_spec(build_vae(recipe, likelihood, latent, frequencies, options.condition))
+    model = fresh_model(tree, options.seed)
     config, more = _training(dataset, facts, options)
     objective = _objective(options.beta, config.steps)
     if _budget(options):

@@ -68,7 +68,7 @@ def _folder(opened: Opened) -> RunFolder:
 
 
 def _draw(opened: Opened, folder: RunFolder, state: RunState) -> None:
-    reporter = Reporter(folder, opened.model.preprocessing, opened.prepared, state.steps)
+    reporter = Reporter(folder, opened.model.preprocessing, opened.prepared, state.steps, lambda sentence: None)
     sentences = (state.evaluation or {}).get("verdict") or ()
     word = "finished" if state.finished else "stopped"
     reporter.write(opened.model, word, state.step, state.evaluation, tuple(map(str, sentences)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from sfumato.core.errors import SfumatoError
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation import quick_look
 from sfumato.io.run import RunFolder
@@ -68,9 +69,13 @@ class Reporter(Listener):
         preprocessing: raw data to the model's input.
         dataset: prepared; its validation split is looked at while training.
         steps: the steps that the training will have.
+        tell: called with a sentence when the report cannot be written.
     """
 
-    def __init__(self, folder: RunFolder, preprocessing: Preprocessing, dataset: Dataset, steps: int) -> None:
+    def __init__(
+        self, folder: RunFolder, preprocessing: Preprocessing, dataset: Dataset, steps: int, tell: Callable[[str], None]
+    ) -> None:
+        self.tell = tell
         self.folder, self.preprocessing, self.dataset, self.steps = folder, preprocessing, dataset, steps
         self._next = 0.0
 
@@ -80,7 +85,10 @@ class Reporter(Listener):
         begin = time.monotonic()
         if begin >= self._next:
             packaged = PackagedModel(model, self.preprocessing, self.dataset.class_names)  # type: ignore[arg-type]
-            self.write(packaged, "running", line["step"], latest={**line, **look})
+            try:
+                self.write(packaged, "running", line["step"], latest={**line, **look})
+            except SfumatoError as error:
+                self.tell(f"{error} Training goes on.")
             end = time.monotonic()
             self._next = end + PATIENCE * (end - begin)
         return look

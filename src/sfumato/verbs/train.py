@@ -87,7 +87,7 @@ def train(
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
     refuse_existing(folder)
-    run = configured(plan(dataset, options), config or {}, options.seed)
+    run = configured(plan(dataset, options), config or {})
     folder.create()
     with folder.lock():
         folder.write_run(description(run, folder.path.name))
@@ -150,7 +150,7 @@ def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
     return preprocessing
 
 
-def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
+def configured(run: Run, config: Mapping[str, Any]) -> Run:
     """Return ``run`` with the parts that a configuration file names put in the place of the decided ones."""
     parts = tuple(DECIDED_BY)
     known = {*parts, "format_version", "name", "data", "inspection", "decisions", "versions", "seed"}
@@ -160,8 +160,8 @@ def configured(run: Run, config: Mapping[str, Any], seed: int) -> Run:
     trees: dict[str, Any] = {part: config[part] for part in parts if part in config}
     if not trees:
         return run
-    model: VAE = fresh_model(trees["model"], seed) if "model" in trees else run.model
     training = from_spec(trees["training"], "training", "training") if "training" in trees else run.config
+    model: VAE = fresh_model(trees.get("model", to_spec(run.model)), training.seed)
     objective = from_spec(trees["objective"], "objective", "objective") if "objective" in trees else run.objective
     preprocessing = fitted(trees["preprocessing"], run.dataset) if "preprocessing" in trees else run.preprocessing
     if model.likelihood.shape != run.dataset.shape:
@@ -230,7 +230,7 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) ->
     """Train what is left, and finish."""
     names = run.dataset.class_names
     prepared = run.preprocessing.prepare(run.dataset)
-    reporter = Reporter(folder, run.preprocessing, prepared, run.config.steps)
+    reporter = Reporter(folder, run.preprocessing, prepared, run.config.steps, listener.say)
     items = None
     if run.dataset.items:
         items = [run.dataset.items[row] for row in run.dataset.rows("train")]
