@@ -87,9 +87,6 @@ def test_a_run_that_crashed_and_was_resumed_is_the_same(event, step, source, who
     assert left(tmp_path / "run") == whole
 
 
-@pytest.mark.xfail(
-    reason="verbs.train.configured: weights follow from --seed, a resume takes training.seed", strict=True
-)
 def test_a_config_file_with_another_seed_resumes_to_the_same(source, tmp_path):
     """Killed before the first checkpoint: the weights must follow from what run.json says."""
     from sfumato.core.spec import to_spec
@@ -104,7 +101,6 @@ def test_a_config_file_with_another_seed_resumes_to_the_same(source, tmp_path):
     assert left(tmp_path / "run") == left(tmp_path / "whole")
 
 
-@pytest.mark.xfail(reason="verbs.listeners.Reporter: a report that finds no room ends the training", strict=True)
 def test_a_report_that_finds_no_room_does_not_stop_training(source, whole, tmp_path, monkeypatch):
     calls = []
 
@@ -222,7 +218,6 @@ def test_a_time_is_recorded_as_steps(source, tmp_path):
     assert any(decision["name"] == "steps" and "measured" in decision["because"] for decision in decided["decisions"])
 
 
-@pytest.mark.xfail(reason="recipes.plan: build_vae draws weights from torch's global random state", strict=True)
 def test_training_leaves_torch_as_it_was(source, tmp_path):
     torch.manual_seed(4)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
