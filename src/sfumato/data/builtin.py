@@ -3,6 +3,9 @@
 ``fashion-mnist`` (Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms, Xiao, Rasul and
 Vollgraf, 2017, https://arxiv.org/abs/1708.07747; MIT licence, (c) 2017 Zalando SE): 60,000 + 10,000 grey images of
 28x28, ten kinds of clothing. ``fashion-mnist-mini``: the first 1,000 + 200 images of each class, inside this package.
+
+``dsprites``, all 737,280 images of 64x64 (3 GB in memory), and ``dsprites-mini``, one in twenty of them: drawn, see
+:mod:`sfumato.data.dsprites`, whose class :class:`~sfumato.data.dsprites.DSprites` also gives the factors.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import platformdirs
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.data.arrays import read_npz
 from sfumato.data.content import Array, Content
+from sfumato.data.dsprites import dsprites, dsprites_mini
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -121,4 +125,6 @@ def _download(folder: Path) -> Path:
 BUILTIN: dict[str, Callable[[], Content]] = {
     "fashion-mnist": fashion_mnist,
     "fashion-mnist-mini": fashion_mnist_mini,
+    "dsprites": dsprites,
+    "dsprites-mini": dsprites_mini,
 }
