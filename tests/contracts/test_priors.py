@@ -8,6 +8,7 @@ import pytest
 import torch
 from contract import Case, ModuleContract, Numbers, covered, documented, flat, numbers, public_classes
 from densities import density_matches_samples
+from torch.distributions import Independent, Normal, kl_divergence
 
 from sfumato import priors
 from sfumato.core.errors import UserError
@@ -31,6 +32,7 @@ EXAMPLES = {
         case("", lambda: ClassConditional(num_classes=3, latent_dim=2)),
         case("line", lambda: ClassConditional(3, 1)),
         case("frequencies", lambda: ClassConditional(3, 2, frequencies=(0.2, 0.5, 0.3))),
+        case("variances", lambda: ClassConditional(3, 2, learn_variance=True)),
     ],
 }
 
@@ -73,3 +75,29 @@ def test_frequencies_are_those_that_were_given() -> None:
 def test_frequencies_come_from_the_configuration_not_from_the_weights() -> None:
     assert set(ClassConditional(3, 2).state_dict()) == {"means"}
     assert not StandardNormal(2).state_dict()
+
+
+def test_learned_variances_are_those_of_the_named_class() -> None:
+    """The density, the closed-form KL and the draws of a known label are those of its own normal."""
+    torch.manual_seed(3)
+    prior = ClassConditional(3, 2, learn_variance=True).double()
+    with torch.no_grad():
+        prior.log_variances.copy_(torch.tensor([[0.0, 0.0], [1.0, -1.0], [-2.0, 0.5]]))
+    own = Independent(Normal(prior.means[2], (0.5 * prior.log_variances[2]).exp()), 1)
+    z, label = numbers(5, 2), torch.full((5,), 2)
+    torch.testing.assert_close(prior(label).log_prob(z), own.log_prob(z), rtol=1e-4, atol=1e-4)
+    posterior = Independent(Normal(z, 0.3 * torch.ones_like(z)), 1)
+    torch.testing.assert_close(
+        kl_divergence(posterior, prior(label)), kl_divergence(posterior, own.expand((5,))), rtol=1e-4, atol=1e-4
+    )
+    drawn = prior(torch.full((20_000,), 2)).sample()
+    torch.testing.assert_close(drawn.mean(0), prior.means[2].detach(), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(drawn.var(0).log(), torch.tensor([-2.0, 0.5]).double(), rtol=0.05, atol=0.05)
+
+
+def test_variances_start_at_one() -> None:
+    torch.manual_seed(0)
+    unit = ClassConditional(3, 2)
+    torch.manual_seed(0)
+    learned = ClassConditional(3, 2, learn_variance=True)
+    torch.testing.assert_close(unit(LABELS).log_prob(torch.ones(4, 2)), learned(LABELS).log_prob(torch.ones(4, 2)))

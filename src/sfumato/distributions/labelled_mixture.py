@@ -15,7 +15,7 @@ from sfumato.core.gaussians import as_normal, independent_normal
 
 @final
 class LabelledMixture(Distribution):
-    r"""p(z | y) = N(z; mu_y, s^2 I) where y is known, and p(z) = sum_y p(y) N(z; mu_y, s^2 I) where it is not.
+    r"""p(z | y) = N(z; mu_y, s_y^2) where y is known, and p(z) = sum_y p(y) N(z; mu_y, s_y^2) where it is not.
 
     KL to it has a closed form for a normal and a known label; entries of unknown ones are NaN (``partly_closed_form``).
 
@@ -26,7 +26,7 @@ class LabelledMixture(Distribution):
         means: mu, (classes, latent).
         log_weights: log p(y), (classes,), nats.
         y: class numbers, (batch,), -1 where unknown; None: one distribution with an unknown label, batch shape ().
-        scale: s.
+        scale: s, one number for all components and dimensions, or (classes, latent).
 
     ``log_prob`` takes (..., batch, latent) and returns nats, (..., batch).
 
@@ -38,7 +38,9 @@ class LabelledMixture(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     partly_closed_form = True
 
-    def __init__(self, means: Tensor, log_weights: Tensor, y: Tensor | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self, means: Tensor, log_weights: Tensor, y: Tensor | None = None, scale: float | Tensor = 1.0
+    ) -> None:
         self.means, self.log_weights, self.y, self.scale = means, log_weights, y, scale
         super().__init__(torch.Size(() if y is None else y.shape), means.shape[1:], validate_args=False)
 
@@ -53,15 +55,23 @@ class LabelledMixture(Distribution):
 
     def log_components(self, value: Tensor) -> Tensor:
         """Return log p(z | y) in nats for every class: (..., classes)."""
-        squared = (value.unsqueeze(-2) - self.means).square().sum(-1) / self.scale**2
-        return -0.5 * (squared + value.shape[-1] * math.log(2 * math.pi * self.scale**2))
+        squared = ((value.unsqueeze(-2) - self.means) / self.scale).square().sum(-1)
+        return -0.5 * (squared + self.log_variances.sum(-1) + value.shape[-1] * math.log(2 * math.pi))
+
+    @property
+    def log_variances(self) -> Tensor:
+        """log s_y^2 of every component, (classes, latent)."""
+        if isinstance(self.scale, Tensor):
+            return 2 * self.scale.log()
+        return torch.full_like(self.means, 2 * math.log(self.scale) if self.scale else -math.inf)
 
     def gaussian(self) -> Independent[Normal] | None:
         """Return the normal of each example's class, its mean NaN where the class is unknown; None without labels."""
         if self.y is None:
             return None
-        mean = torch.where((self.y >= 0).unsqueeze(-1), self.means[self.y.clamp(min=0)], torch.nan)
-        return independent_normal(mean, torch.full_like(mean, 2 * math.log(self.scale)))
+        labels = self.y.clamp(min=0)
+        mean = torch.where((self.y >= 0).unsqueeze(-1), self.means[labels], torch.nan)
+        return independent_normal(mean, self.log_variances[labels])
 
     def tempered(self, temperature: float) -> LabelledMixture:
         """Return the same mixture with every component's scale multiplied by ``temperature``."""
@@ -76,7 +86,8 @@ class LabelledMixture(Distribution):
             drawn = drawn.reshape(shape)
             labels = drawn if self.y is None else torch.where(self.y >= 0, self.y.expand(shape), drawn)
             centre = F.embedding(labels, self.means)
-            return centre + self.scale * torch.randn_like(centre)
+            scale = F.embedding(labels, self.scale) if isinstance(self.scale, Tensor) else self.scale
+            return centre + scale * torch.randn_like(centre)
 
 
 @register_kl(Independent, LabelledMixture)  # type: ignore[no-untyped-call, untyped-decorator]
@@ -85,7 +96,9 @@ def _kl_normal_to_labelled_mixture(q: Independent[Normal], p: LabelledMixture) -
     if normal is None or p.y is None:
         raise NotImplementedError
     # The NaN of unknown labels comes last: inside the formula it would make their gradient NaN too.
-    ratio = (normal.scale / p.scale).square()
-    shift = ((normal.loc - p.means[p.y.clamp(min=0)]) / p.scale).square()
+    labels = p.y.clamp(min=0)
+    scale = p.scale[labels] if isinstance(p.scale, Tensor) else p.scale
+    ratio = (normal.scale / scale).square()
+    shift = ((normal.loc - p.means[labels]) / scale).square()
     kl = 0.5 * (shift + ratio - ratio.log() - 1).sum(-1)
     return torch.where(p.y >= 0, kl, torch.nan)
