@@ -63,7 +63,11 @@ EXAMPLES = {
         case("sampled", lambda: ELBO(kl="sampled", samples=2)),
     ],
     "IWAE": [case("", IWAE), case("one", lambda: IWAE(samples=1))],
-    "NaivePenalty": [case("", NaivePenalty), case("ratio", lambda: NaivePenalty(0.5, 0.01))],
+    "NaivePenalty": [
+        case("", NaivePenalty),
+        case("ratio", lambda: NaivePenalty(0.5, 0.01)),
+        case("difference", lambda: NaivePenalty(variance="difference")),
+    ],
 }
 
 

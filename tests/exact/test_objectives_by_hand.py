@@ -101,6 +101,16 @@ def test_a_point_mass_is_refused_with_the_reason(objective) -> None:
         objective(vae(dirac=True)(X), 0)
 
 
+def test_the_other_naive_penalty_by_hand() -> None:
+    record = terms()
+    normal = record.levels[0].posterior.base_dist
+    output = NaivePenalty(mean_weight=0.3, variance_weight=0.7, variance="difference")(record, 0)
+    off = (normal.scale**2 - 1).square().sum(-1)
+    expected = -record.log_likelihood.mean(0) + 0.3 * normal.loc.square().sum(-1) + 0.7 * off
+    torch.testing.assert_close(output.losses["model"], expected)
+    torch.testing.assert_close(output.values["variance_penalty"], off)
+
+
 def test_naive_penalty_wants_normals() -> None:
     with pytest.raises(UserError, match="Use DiagonalGaussian"):
         NaivePenalty()(vae(dirac=True)(X), 0)

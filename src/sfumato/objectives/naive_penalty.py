@@ -2,7 +2,7 @@ r"""The two naive penalties, for comparison."""
 
 from __future__ import annotations
 
-from typing import final
+from typing import Literal, final
 
 import torch
 
@@ -20,6 +20,8 @@ from sfumato.objectives.values import kl_of, reported, with_penalties
 class NaivePenalty(Objective):
     r"""loss = -E_q[log p(x | z)] + a |mu|^2 + b |log sigma^2|^2: what one might write down instead of the KL term.
 
+    With ``variance="difference"`` the last penalty is |sigma^2 - 1|^2, which also is 0 at sigma = 1 alone.
+
     The ratio of a and b has to be chosen, and no choice makes it a bound on the evidence; the reported ``elbo`` is the
     true one all the same.
 
@@ -28,18 +30,24 @@ class NaivePenalty(Objective):
     Args:
         mean_weight: a.
         variance_weight: b.
+        variance: the penalty on the variance: ``log``, |log sigma^2|^2, or ``difference``, |sigma^2 - 1|^2.
 
     Returns (call):
-        losses {"model": (batch,)}; values ``mean_penalty`` = |mu|^2, ``variance_penalty`` = |log sigma^2|^2 and those
-        of :func:`~sfumato.objectives.values.reported`.
+        losses {"model": (batch,)}; values ``mean_penalty`` = |mu|^2, ``variance_penalty`` = |log sigma^2|^2 (or
+        |sigma^2 - 1|^2) and those of :func:`~sfumato.objectives.values.reported`.
 
     >>> NaivePenalty(mean_weight=1.0, variance_weight=0.1).samples
     1
     """
 
-    def __init__(self, mean_weight: NonNegative = 1.0, variance_weight: NonNegative = 1.0) -> None:
+    def __init__(
+        self,
+        mean_weight: NonNegative = 1.0,
+        variance_weight: NonNegative = 1.0,
+        variance: Literal["log", "difference"] = "log",
+    ) -> None:
         super().__init__()
-        self.mean_weight, self.variance_weight = mean_weight, variance_weight
+        self.mean_weight, self.variance_weight, self.variance = mean_weight, variance_weight, variance
 
     def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
         """Return the losses and values; ``step`` makes no difference."""
@@ -51,7 +59,8 @@ class NaivePenalty(Objective):
                 raise UserError("NaivePenalty needs Gaussian posteriors; this one is not. Use DiagonalGaussian.")
             dims, batch = len(level.posterior.event_shape), terms.x.shape[0]
             means.append(sum_event(normal.loc.square(), dims).reshape(-1, batch).mean(0))
-            variances.append(sum_event((2 * normal.scale.log()).square(), dims).reshape(-1, batch).mean(0))
+            off = 2 * normal.scale.log() if self.variance == "log" else normal.scale.square() - 1
+            variances.append(sum_event(off.square(), dims).reshape(-1, batch).mean(0))
         mean_penalty, variance_penalty = torch.stack(means).sum(0), torch.stack(variances).sum(0)
         loss = reconstruction + self.mean_weight * mean_penalty + self.variance_weight * variance_penalty
         values = reported(terms, kl_of(terms))
