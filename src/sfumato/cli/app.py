@@ -23,6 +23,8 @@ ORDER = (
     "interpolate",
     "report",
     "info",
+    "doctor",
+    "units",
     "verify-resume",
 )
 WELCOME = f"""sfumato: variational autoencoders on your own data.
