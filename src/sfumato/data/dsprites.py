@@ -74,7 +74,7 @@ class DSprites:
                 f"dSprites needs whole numbers (n, 6) from 0 to below {self.sizes}, in the order {self.names}; "
                 f"got an array of shape {table.shape}. Count classes from 0."
             )
-        return np.ravel_multi_index(tuple(table.T.astype(np.int64)), self.sizes).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(table.T.astype(np.int64)), self.sizes), dtype=np.int64)
 
     def values(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return what the factors mean, float64 (n, 6).
