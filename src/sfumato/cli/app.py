@@ -25,6 +25,7 @@ ORDER = (
     "info",
     "doctor",
     "units",
+    "claims",
     "verify-resume",
 )
 WELCOME = f"""sfumato: variational autoencoders on your own data.
