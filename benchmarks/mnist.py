@@ -37,6 +37,7 @@ def arguments(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--lr", type=float, default=8e-3, help="learning rate at its peak")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled, times the learning rate")
     parser.add_argument("--name", default="unnamed", help="of the result file, without .json")
     return parser
 
@@ -47,6 +48,7 @@ def settings(args: argparse.Namespace) -> TrainingConfig:
         steps=10**6,
         batch_size=args.batch,
         learning_rate=args.lr,
+        weight_decay=args.weight_decay,
         clip_norm=200.0,
         ema_decay=0.999,
         seed=args.seed,
