@@ -12,6 +12,7 @@ import pytest
 from cli_helpers import STEPS, Command, Result
 
 from sfumato.cli.main import run
+from sfumato.verbs import listeners
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_images: tuple[np.nda
     with chdir(folder):
         assert run(["train", "tiny.npz", *STEPS, "--quiet"]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a short report, but where a test is about the real one."""
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr(listeners, "write_report", lambda path, **content: Path(path).write_text("<html>"))
+
+
+@pytest.fixture
+def real_report() -> None:
+    """Ask for the real report."""
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def test_a_run_has_everything(place: Path) -> None:
     assert all(decision["because"] and decision["change_with"] for decision in decided["decisions"])
 
 
+@pytest.mark.usefixtures("real_report")
 def test_talk_goes_to_stderr_without_control_codes(place: Path, command: Command) -> None:
     result = command("train", "tiny.npz", *STEPS, "--out", "runs/second")
     assert result.code == 0

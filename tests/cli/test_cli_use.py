@@ -45,6 +45,7 @@ def test_inspect(place: Path, command: Command) -> None:
     assert set(np.unique(image("binary.png"))) <= {0, 255}
 
 
+@pytest.mark.usefixtures("real_report")
 def test_evaluate(place: Path, command: Command) -> None:
     first = json.loads(Path("runs/tiny/evaluation.json").read_bytes())
     assert command("evaluate", "runs/tiny", "--quiet").code == 0
@@ -171,6 +172,7 @@ def test_info(place: Path, command: Command) -> None:
     assert command("info", "runs/tiny/model").code == 0
 
 
+@pytest.mark.usefixtures("real_report")
 def test_report(place: Path, command: Command) -> None:
     Path("runs/tiny/report.html").unlink()
     result = command("report", "runs/tiny")
@@ -179,6 +181,7 @@ def test_report(place: Path, command: Command) -> None:
     assert "<html" in Path("runs/tiny/report.html").read_text()
 
 
+@pytest.mark.usefixtures("real_report")
 def test_a_table_with_classes(place: Path, command: Command) -> None:
     generator = np.random.default_rng(0)
     with Path("people.csv").open("w", newline="") as file:
