@@ -75,7 +75,7 @@ def test_frechet_distance_of_samples_is_that_of_their_moments():
 
 @pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])
 def test_the_jackknife_error_is_the_spread_over_repetitions(measure):
-    found = [measure(rows(60, 2, 2 * seed), rows(60, 2, 2 * seed + 1, 1.5, 0.7)) for seed in range(150)]
+    found = [measure(rows(60, 2, 2 * seed), rows(60, 2, 2 * seed + 1, 1.5, 0.7)) for seed in range(120)]
     spread = np.std([one.value for one in found], ddof=1)
     claimed = math.sqrt(np.mean([one.standard_error**2 for one in found]))
     assert claimed == pytest.approx(spread, rel=0.25)
@@ -164,10 +164,10 @@ def test_copies_are_found_at_distance_0():
 
 
 def test_two_sample_test_is_at_chance_for_equal_distributions_and_sees_a_difference():
-    equal = [two_sample_test(rows(120, 3, 2 * s), rows(150, 3, 2 * s + 1), seed=s) for s in range(25)]
+    equal = [two_sample_test(rows(120, 3, 2 * s), rows(150, 3, 2 * s + 1), seed=s) for s in range(12)]
     accuracies = np.array([one.accuracy.value for one in equal])
-    assert accuracies.mean() == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(25 * 120))
-    assert sum(one.p_value < 0.05 for one in equal) <= 5
+    assert accuracies.mean() == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(12 * 120))
+    assert sum(one.p_value < 0.05 for one in equal) <= 3
     assert {one.accuracy.n for one in equal} == {120}
     apart = two_sample_test(rows(400, 3, 0), rows(400, 3, 1, shift=4.0))
     assert apart.accuracy.value > 0.99

@@ -252,16 +252,13 @@ def _root(covariance: Tensor) -> Tensor:
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
     """Return the sums of k over the pairs of every two groups, (10, 10); of a set with itself without the diagonal."""
     sums = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
-    for a in range(GROUPS):
-        for b in range(GROUPS):
-            if x is y and b < a:
-                sums[a, b] = sums[b, a]
-                continue
-            left, right = x[a::GROUPS], y[b::GROUPS]
-            for rows in torch.split(left, max(1, BLOCK_NUMBERS // max(1, len(right)))):
-                sums[a, b] += (rows @ right.T / x.shape[1] + 1).pow(3).sum()
-            if x is y and a == b:
-                sums[a, b] -= (left.square().sum(1) / x.shape[1] + 1).pow(3).sum()
+    x_groups, y_groups = (torch.eye(GROUPS).double()[torch.arange(len(rows)) % GROUPS] for rows in (x, y))
+    size = max(1, BLOCK_NUMBERS // len(y))
+    for rows, groups in zip(torch.split(x, size), torch.split(x_groups, size), strict=True):
+        sums += groups.T @ ((rows @ y.T / x.shape[1] + 1).pow(3) @ y_groups)
+    if x is y:
+        own = (x.square().sum(1) / x.shape[1] + 1).pow(3)
+        sums -= (x_groups.T @ own).diag()
     return sums
 
 
