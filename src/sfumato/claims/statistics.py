@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def paired(one: ArrayLike, other: ArrayLike) -> Interval:
     return mean_interval(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64))
 
 
+@cache
 def t_quantile(probability: float, degrees: int) -> float:
     """Return the t with P(T <= t) = ``probability`` for Student's distribution.
 
