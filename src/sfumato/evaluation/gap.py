@@ -178,15 +178,11 @@ def find_gap(
     n = min(n, len(examples))
     if evidence is not None and evidence.shape != (n,):
         raise UserError(f"the evidence must be one number for each of {n} examples; got {tuple(evidence.shape)}.")
-    x, y = examples.batch(torch.arange(n))
-    labelled = bool(model.num_classes) and y is not None and bool((y >= 0).all())
-    if model.labels_reach_networks and not labelled:
-        raise UserError(
-            "the networks of this model look at labels, and some examples have none. Give examples with labels."
-        )
+    chosen = InMemory(*examples.batch(torch.arange(n)))
+    labelled = knows_labels(model, chosen)
     found = []
     with measuring(model) as device:
-        for batch in batches(InMemory(x, y), preprocessing, device, seed, tell, "gap"):
+        for batch in batches(chosen, preprocessing, device, seed, tell, "gap"):
             rows = slice(sum(len(part.elbo) for part in found), None)
             known = None if evidence is None else evidence[rows][: len(batch.x)].to(device)
             label = batch.y if labelled else None
@@ -204,6 +200,21 @@ def find_gap(
         elbo_samples=elbo_samples,
         given_label=labelled,
     )
+
+
+def knows_labels(model: VAE, examples: Examples) -> bool:
+    """Return whether a model with classes can be told those of all ``examples``.
+
+    Raises:
+        UserError: it cannot, and its networks look at labels.
+    """
+    y = getattr(examples, "y", None)
+    labelled = bool(model.num_classes) and y is not None and bool((y >= 0).all())
+    if model.labels_reach_networks and not labelled:
+        raise UserError(
+            "the networks of this model look at labels, and some examples have none. Give examples with labels."
+        )
+    return labelled
 
 
 def gaps(
