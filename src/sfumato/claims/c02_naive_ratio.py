@@ -116,21 +116,22 @@ def draw(seeds: Seeds, figure: Figure) -> None:
             points(ax, RATIOS, values, names[kind], colour)
         _level(ax, seeds(KL, quantity), "KL: nothing to choose")
         ax.set_xscale("log")
-    legend(quiet(left, "Evidence", "weight of the variance over weight of the mean", "bound on log p(x), nats"))
+    legend(quiet(left, "Evidence", "ratio r of the penalties, variance to mean", "bound on log p(x), nats"))
     quiet(
         middle,
         "Detail of reconstructions",
-        "weight of the variance over weight of the mean",
+        "ratio r of the penalties, variance to mean",
         "Laplacian energy over the data's",
     )
     points(right, SCALES, np.stack([seeds(fixed(scale), "evidence") for scale in SCALES], 1), "fixed", GREY)
     _level(right, seeds(KL, "evidence"), "optimal")
     right.set_xscale("log")
+    right.set_yscale("symlog", linthresh=100)
     right.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
     right.minorticks_off()
     legend(
         quiet(
-            right, "The hidden ratio", "standard deviation of the decoder, of the grey range", "bound on log p(x), nats"
+            right, "The hidden ratio", "decoder's standard deviation (grey range 1)", "bound on log p(x), nats (symlog)"
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sfumato.claims.bench import Bench, Trained
 from sfumato.claims.claim import Claim, Effect, Measurement, Result, Seeds, Words, decide
@@ -104,6 +105,7 @@ def draw(seeds: Seeds, figure: Figure) -> None:
         values = np.sort(seeds("VAE", quantity), axis=1)
         left.plot(np.arange(1, dims + 1), values.T, color=colour, alpha=0.6, linewidth=1)
         left.plot([], [], color=colour, label=name)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     for level in (0, 1):
         left.axhline(level, color=GREY, linewidth=1, linestyle="--")
     legend(quiet(left, "Moments of q(z), a line a seed", "latent dimension, sorted", "mean and variance of z"))

@@ -134,7 +134,7 @@ def draw(seeds: Seeds, figure: Figure) -> None:
             ax.set_yscale("log")
         quiet(ax, title, "step", y)
         if quantity == "reconstruction":
-            late = np.concatenate([seeds(arm, quantity)[:, 3:] for arm in (OPTIMAL, FIXED)])
+            late = np.concatenate([seeds(arm, quantity)[:, 12:] for arm in (OPTIMAL, FIXED)])
             if late.size:
                 ax.set_ylim(late.min() - 20, late.max() + 20)
             legend(ax)

@@ -7,7 +7,7 @@ from torch import nn
 
 from sfumato.claims.bench import Bench, Trained
 from sfumato.claims.claim import Claim, Effect, Measurement, Result, Seeds, Words, decide
-from sfumato.claims.drawing import BLUE, ORANGE, band, bars, legend, panels, quiet
+from sfumato.claims.drawing import BLUE, ORANGE, band, dots, legend, panels, quiet
 from sfumato.claims.measures import averages, evidence
 from sfumato.claims.statistics import mean_interval, paired
 from sfumato.posteriors import DiagonalGaussian
@@ -84,14 +84,10 @@ def draw(seeds: Seeds, figure: Figure) -> None:
     if late.size:
         left.set_ylim(late.min() - 20, late.max() + 20)
     legend(quiet(left, "Training", "step", "-ELBO, nats"))
-    bars(middle, {arm: seeds(arm, "evidence") for arm in (TRUNK, TWO)}, (BLUE, ORANGE))
-    lowest = min(seeds(arm, "evidence").min() for arm in (TRUNK, TWO))
-    highest = max(seeds(arm, "evidence").max() for arm in (TRUNK, TWO))
-    pad = max(1.0, highest - lowest)
-    middle.set_ylim(lowest - pad, highest + pad / 2)
-    quiet(middle, "Evidence (axis cut)", "", "bound on log p(x), nats")
+    dots(middle, {arm: seeds(arm, "evidence") for arm in (TRUNK, TWO)}, (BLUE, ORANGE))
+    quiet(middle, "Evidence", "", "bound on log p(x), nats")
     groups = {name: seeds(TWO, name) - seeds(TRUNK, name) for name in ("evidence", "elbo", "kl")}
-    bars(right, {name.replace("elbo", "ELBO").replace("kl", "KL"): value for name, value in groups.items()})
+    dots(right, {name.replace("elbo", "ELBO").replace("kl", "KL"): value for name, value in groups.items()})
     right.axhline(0, color="#3b3a37", linewidth=0.8)
     quiet(right, "Two encoders less one trunk", "", "difference, nats")
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sfumato.claims.bench import Bench, Trained
 from sfumato.claims.claim import Claim, Effect, Measurement, Result, Seeds, Words, decide
-from sfumato.claims.drawing import BLUE, COLOURS, GREY, bars, panels, quiet
+from sfumato.claims.drawing import BLUE, COLOURS, GREY, dots, panels, quiet
 from sfumato.claims.measures import averages
 from sfumato.claims.statistics import mean_interval, paired
 from sfumato.core.interfaces import Network, Posterior
@@ -156,7 +156,7 @@ def draw(seeds: Seeds, figure: Figure) -> None:
     short = {BOUNDED: "log,\nbounded", "log": "log", "softplus": "soft-\nplus", "relu": "relu", "square": "h²"}
     for ax, condition in zip(axes, CONDITIONS, strict=True):
         groups = {short[form]: seeds(f"{form}, {condition}", "elbo") for form in (BOUNDED, *FORMS)}
-        bars(ax, groups, (BLUE, COLOURS[3], COLOURS[1], COLOURS[2], GREY))
+        dots(ax, groups, (BLUE, COLOURS[3], COLOURS[1], COLOURS[2], GREY))
         finite = np.concatenate(list(groups.values()))
         finite = finite[np.isfinite(finite)]
         low, high = (np.quantile(finite, 0.1), finite.max()) if len(finite) else (0.0, 1.0)
@@ -167,7 +167,9 @@ def draw(seeds: Seeds, figure: Figure) -> None:
             count = int(seeds(f"{form}, {condition}", "broken").sum())
             if count:
                 ax.text(place, top, f"{count} broke", ha="center", va="top", fontsize=8, color=INK)
-        quiet(ax, {"rate x 10": "Ten times the rate"}.get(condition, condition.capitalize()), "", "ELBO, nats (cut)")
+        quiet(
+            ax, {"rate x 10": "Ten times the rate"}.get(condition, condition.capitalize()), "", "ELBO, nats (axis cut)"
+        )
 
 
 CLAIM = Claim(

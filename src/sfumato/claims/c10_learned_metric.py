@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sfumato.claims.bench import Bench, settle_variance
 from sfumato.claims.claim import Claim, Effect, Measurement, Result, Seeds, Words, decide
-from sfumato.claims.drawing import BLUE, GREY, ORANGE, bars, panels, quiet
+from sfumato.claims.drawing import BLUE, GREY, ORANGE, bars, dots, panels, quiet
 from sfumato.claims.measures import averages, evidence, frechet, prior_samples, sharpness
 from sfumato.claims.statistics import mean_interval, paired
 from sfumato.core.numerics import fixed_noise, seed_for
@@ -193,7 +193,7 @@ def draw(seeds: Seeds, figure: Figure) -> None:
         )
         quiet(ax, title, "", y)
     left.axhline(1, color=GREY, linestyle="--", linewidth=1)
-    bars(right, {arm: seeds(arm, "evidence") for arm in (PIXELS, LEARNED)}, colours)
+    dots(right, {arm: seeds(arm, "evidence") for arm in (PIXELS, LEARNED)}, colours)
     quiet(right, "Evidence", "", "bound on log p(x), nats")
 
 

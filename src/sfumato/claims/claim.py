@@ -67,8 +67,8 @@ class Setting:
     data: str = "fashion-mnist-mini"
     latent_dim: int = 8
     width: int = 200
-    steps: int = 300
-    batch_size: int = 150
+    steps: int = 500
+    batch_size: int = 64
     learning_rate: float = 3e-3
     test: int = 1_000
     evidence: int = 200
@@ -87,7 +87,7 @@ class Setting:
 
 QUICK = Setting("quick")
 FULL = Setting(
-    "full", seeds=10, latent_dim=16, width=400, steps=2_000, test=2_000, evidence=500, samples=500, judge_steps=1_080
+    "full", seeds=10, latent_dim=16, width=400, steps=10_000, test=2_000, evidence=500, samples=500, judge_steps=1_080
 )
 
 

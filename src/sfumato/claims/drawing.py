@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike, NDArray
 
 from sfumato.claims.statistics import mean_interval
@@ -19,8 +20,8 @@ COLOURS = (BLUE, ORANGE, RED, PURPLE, BROWN, GREY)
 def quiet(ax: Axes, title: str, x: str, y: str) -> Axes:
     """Give ``ax`` a title, axes with units, and leave only what is needed to read values."""
     ax.set_title(title, fontsize=10, color=INK, loc="left")
-    ax.set_xlabel(x, fontsize=9, color=MUTED)
-    ax.set_ylabel(y, fontsize=9, color=MUTED)
+    ax.set_xlabel(x, fontsize=8, color=MUTED)
+    ax.set_ylabel(y, fontsize=8, color=MUTED)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(LINE)
     ax.grid(True, axis="y", color=LINE, linewidth=0.5)
@@ -59,6 +60,23 @@ def bars(ax: Axes, groups: Mapping[str, ArrayLike], colours: Sequence[str] = COL
     return ax
 
 
+def dots(ax: Axes, groups: Mapping[str, ArrayLike], colours: Sequence[str] = COLOURS) -> Axes:
+    """Draw each arm as :func:`bars` does, without the bar: for axes that do not begin at 0."""
+    for place, (name, values) in enumerate(groups.items()):
+        array = np.asarray(values, dtype=np.float64)
+        array = array[np.isfinite(array)]
+        colour = colours[place % len(colours)]
+        ax.scatter(place + np.linspace(-0.18, 0.18, len(array)), array, s=16, color=colour, alpha=0.6, linewidths=0)
+        if len(array):
+            found = mean_interval(array)
+            half = found.value - found.low if len(array) > 1 else 0.0
+            ax.errorbar(place, found.value, half, color=INK, marker="_", markersize=16, capsize=4, linewidth=1.2)
+            ax.plot([], [], color=colour, label=name)
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.set_xlim(-0.6, len(groups) - 0.4)
+    return ax
+
+
 def band(
     ax: Axes,
     x: ArrayLike,
@@ -90,4 +108,8 @@ def panels(figure: Figure, count: int, ratios: Sequence[float] | None = None) ->
 
 def new_figure() -> Figure:
     """Return an empty figure of the width of the page."""
-    return Figure(figsize=(9.6, 3.1), dpi=110, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10.4, 3.3), dpi=110, layout="constrained", facecolor="white")
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(wspace=0.07, w_pad=0.06, h_pad=0.06)
+    return figure
