@@ -50,6 +50,7 @@ class DSprites:
     array([[ 0,  2,  5, 39, 31, 31]])
     """
 
+    name = "dsprites"
     names = ("color", "shape", "scale", "orientation", "x", "y")
     sizes = (1, 3, 6, 40, 32, 32)
     shape = (1, SIDE, SIDE)
