@@ -70,7 +70,7 @@ def _trained(bench: Bench) -> dict[str, object]:
     posterior, prior = model.encode(x), model.prior()
     with fixed_noise(seed_for(10, bench.seed)):
         for _ in range(max(COUNTS) // COUNTS[1]):
-            z = torch.randn(COUNTS[1], IMAGES, bench.setting.latent_dim)
+            z = torch.randn(COUNTS[1], len(x), bench.setting.latent_dim)
             from_prior.append(model.decode(z).log_prob(x))
             z = posterior.sample((COUNTS[1],))
             from_posterior.append(model.decode(z).log_prob(x) + prior.log_prob(z) - posterior.log_prob(z))
