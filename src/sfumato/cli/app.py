@@ -15,6 +15,7 @@ ORDER = (
     "demo",
     "inspect",
     "train",
+    "sweep",
     "evaluate",
     "sample",
     "reconstruct",

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from sfumato.cli import app as application
-from sfumato.cli import claims, judging, looking, making, training  # noqa: F401 - they register their commands
+from sfumato.cli import claims, judging, looking, making, sweeping, training  # noqa: F401 - they register their commands
 from sfumato.cli.mistakes import sentence
 from sfumato.core.errors import SfumatoError
 
