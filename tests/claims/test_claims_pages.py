@@ -29,6 +29,7 @@ def test_each_statement_and_each_claim_is_on_the_page(folder: Path, language: st
     text = (folder / PAGES[language]).read_text(encoding="utf-8")
     for statement in STATEMENTS:
         assert f"**{statement.name}** {statement.text.of(language)}" in text
+        assert statement.code in text
         if statement.why_not is not None:
             assert statement.why_not.of(language) in text
     for claim in CLAIMS.values():
@@ -83,6 +84,16 @@ def test_the_same_results_give_the_same_page() -> None:
     found = summary()
     for language in PAGES:
         assert page(found, language) == page(json.loads(json.dumps(found)), language)
+
+
+@pytest.mark.parametrize("language", PAGES)
+def test_the_documentation_is_the_page_of_the_results(language: str) -> None:
+    root = Path(__file__).parents[2]
+    results = root / "benchmarks" / "results" / "claims_quick.json"
+    if not results.exists():
+        pytest.skip("no results: run benchmarks/claims.py")
+    written = (root / "docs" / PAGES[language]).read_text(encoding="utf-8")
+    assert written == page(json.loads(results.read_text(encoding="utf-8")), language)
 
 
 def test_intervals_on_the_page() -> None:

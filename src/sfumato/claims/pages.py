@@ -51,6 +51,7 @@ LABELS = {
     "missing": Words("Not measured in this run.", "本次运行没有测量。"),
     "not measurable": Words("Not measured", "未测量"),
     "see": Words("Measured as", "测量见"),
+    "code": Words("In the code", "代码"),
     "about": Words("Statements", "对应陈述"),
     "figures in English": Words("", "图中文字为英文。"),
 }
@@ -146,7 +147,7 @@ def statement_lines(statement: Statement, summary: Mapping[str, Any], language: 
     if statement.why_not is not None:
         head = "" if statement.claims else f"*{word('not measurable', language)}*: "
         lines.append(f"* {head}{statement.why_not.of(language)}")
-    return [*lines, ""]
+    return [*lines, f"* {word('code', language)}: {statement.code}", ""]
 
 
 def claim_lines(claim: Claim, found: Mapping[str, Any] | None, language: Language, quick: bool) -> list[str]:

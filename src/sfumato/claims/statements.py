@@ -13,12 +13,14 @@ class Statement:
 
     Args:
         name: S1 to S15.
+        code: where it lives in the library.
         text: in our own words.
         claims: the numbers of the claims that measure it.
         why_not: where no claim does, the reason; else what is left unmeasured, or nothing.
     """
 
     name: str
+    code: str
     text: Words
     claims: tuple[int, ...] = ()
     why_not: Words | None = None
@@ -27,19 +29,20 @@ class Statement:
 STATEMENTS = (
     Statement(
         "S1",
+        "`VAE.decoder`, `VAE.sample`",
         Words(
             "VAE and GAN both take a latent variable z of a simple distribution and turn it into data by a learned map "
             "x = g(z): both map one probability distribution to another.",
             "VAE 与 GAN 都从服从简单分布的隐变量 z 出发，用学到的映射 x = g(z) 得到数据：两者都是概率分布之间的变换。",
         ),
         why_not=Words(
-            "Not a measurable statement: it says what both models are. In the code, g is `VAE.decoder` and the map of "
-            "distributions is `VAE.sample`.",
-            "这不是可测量的陈述：它只说明两种模型是什么。代码中 g 是 `VAE.decoder`，分布的变换是 `VAE.sample`。",
+            "Not a measurable statement: it says what both models are.",
+            "这不是可测量的陈述：它只说明两种模型是什么。",
         ),
     ),
     Statement(
         "S2",
+        "`evaluation.importance_bound`",
         Words(
             "The generated distribution should be as near as possible to that of the data, but both are known by "
             "samples "
@@ -57,6 +60,7 @@ STATEMENTS = (
     ),
     Statement(
         "S3",
+        "`claims.c10_learned_metric`",
         Words(
             "The GAN learns the measure of nearness as well, which is powerful and hard to interpret; the VAE is more "
             "transparent, and diffusion models follow from it.",
@@ -70,6 +74,7 @@ STATEMENTS = (
     ),
     Statement(
         "S4",
+        "`evaluation.evidence_bound`",
         Words(
             "p(x) = sum over z of p(x|z) p(z): draw z from a normal, relate it to x, and p(x) is there.",
             "p(x) = Σ_z p(x|z) p(z)：从正态分布抽取 z，把它与 x 联系起来，就得到 p(x)。",
@@ -78,6 +83,7 @@ STATEMENTS = (
     ),
     Statement(
         "S5",
+        "`DiagonalGaussian`",
         Words(
             "What is assumed normal is not p(z) but the posterior: each sample x_k has a p(z|x_k) of its own, an "
             "independent normal, which tells the generator what a drawn z must become. n samples, n normals.",
@@ -95,6 +101,7 @@ STATEMENTS = (
     ),
     Statement(
         "S6",
+        "`DiagonalGaussian(mean=f1, log_variance=f2)`",
         Words(
             "Networks fit its parameters: mu_k = f1(x_k) and log sigma_k^2 = f2(x_k); the logarithm because a variance "
             "must be positive and its logarithm need not, so that no activation is needed.",
@@ -105,6 +112,7 @@ STATEMENTS = (
     ),
     Statement(
         "S7",
+        "`VAE.terms`, `Gaussian`",
         Words(
             "Draw z_k from that normal, decode it, and make the squared error to x_k small, since z_k came from x_k's "
             "own "
@@ -119,6 +127,7 @@ STATEMENTS = (
     ),
     Statement(
         "S8",
+        "`DiagonalGaussian(mean, log_variance, trunk)`",
         Words(
             "Mean and variance are both computed by encoders: the VAE has two.",
             "均值与方差都由编码器计算：VAE 有两个编码器。",
@@ -127,6 +136,7 @@ STATEMENTS = (
     ),
     Statement(
         "S9",
+        "`ELBO(beta=0)`, `Dirac`",
         Words(
             "The noise in z_k makes reconstruction harder and its strength is learned; so minimising the "
             "reconstruction "
@@ -138,6 +148,7 @@ STATEMENTS = (
     ),
     Statement(
         "S10",
+        "`StandardNormal`, `VAE.sample`, `evaluation.aggregate`",
         Words(
             "So every p(z|x) is pulled to N(0, I), which keeps the noise alive and gives the ability to generate: if "
             "all "
@@ -149,6 +160,7 @@ STATEMENTS = (
     ),
     Statement(
         "S11",
+        '`NaivePenalty(mean_weight, variance_weight)`, `Gaussian(variance="optimal")`',
         Words(
             "The naive way is two more losses, |mu|^2 and |log sigma^2|^2, whose ratio must be chosen, and chosen "
             "badly it "
@@ -160,6 +172,7 @@ STATEMENTS = (
     ),
     Statement(
         "S12",
+        "`Terms.kl_parts`",
         Words(
             "The KL splits into L_mu = 1/2 sum mu_i^2 and L_sigma = 1/2 sum (sigma_i^2 - log sigma_i^2 - 1).",
             "KL 可以拆成 L_μ = ½ Σ μ_i² 与 L_σ = ½ Σ (σ_i² − log σ_i² − 1) 两部分。",
@@ -168,6 +181,7 @@ STATEMENTS = (
     ),
     Statement(
         "S13",
+        "`ELBO`, `VAE`",
         Words(
             "What a VAE is: an autoencoder whose mean code gets Gaussian noise, so that the decoder is robust to it, "
             "and a "
@@ -185,6 +199,7 @@ STATEMENTS = (
     ),
     Statement(
         "S14",
+        "`sigma`, `kl`: `metrics.jsonl`, `report.html`",
         Words(
             "The variance encoder tunes the noise: while the decoder is untrained the noise is lowered (the KL rises) "
             "to "
@@ -198,6 +213,7 @@ STATEMENTS = (
     ),
     Statement(
         "S15",
+        "`ClassConditional`, `VAE.sample(n, label)`",
         Words(
             "The conditional VAE with the least change: every class owns a learned mean mu^y, the variance stays one; "
             "choosing the mean chooses the class of what is generated.",
