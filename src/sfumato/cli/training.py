@@ -34,6 +34,14 @@ Log = Annotated[
     str | None, options.chosen("--log", ("tensorboard",), "Write events for TensorBoard beside the metrics.")
 ]
 
+Careful = Annotated[
+    bool | None,
+    typer.Option(
+        "--careful/--no-careful",
+        help="Free bits, longer warm-up, half the rate, more patience: against collapse and steps that go wrong.",
+        show_default=False,
+    ),
+]
 Source = Annotated[
     str,
     typer.Argument(
@@ -49,6 +57,7 @@ Length = Annotated[int | None, options.option("--steps", options.Many, "The leng
     "sfumato train photos/ --time 5m",
     "sfumato train people.csv --label bought --latent-dim 4",
     "sfumato train fashion-mnist-mini --binarise dynamic --epochs 20 --out runs/binary",
+    "sfumato train photos/ --careful",
     "sfumato train --resume runs/photos",
 )
 def train(
@@ -72,6 +81,7 @@ def train(
     label: options.Label = None,
     split: options.Shares = None,
     skip_bad: options.SkipBad = False,
+    careful: Careful = None,
     config: Config = None,
     log: Log = None,
     json: options.Json = False,
@@ -96,6 +106,7 @@ def train(
         "label": label,
         "split": split,
         "skip_bad": skip_bad or None,
+        "careful": careful,
         "config": config,
     }
     given = {name: value for name, value in wishes.items() if value is not None}

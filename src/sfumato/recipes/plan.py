@@ -35,6 +35,9 @@ DEFAULT_SECONDS = 240.0
 MOST_EPOCHS = 300
 EVALUATIONS = 25
 PATIENCE = 8
+RATE = 1e-3
+FREE_BITS = 0.1  # nats for each latent dimension, when careful
+WARM, WARM_CAREFUL = 1, 3  # tenths of the steps
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Options:
         batch_size: examples a step.
         learning_rate: Adam's, at its peak.
         seed: of the weights, the order and all noise.
+        careful: free bits, a longer warm-up, half the rate and more patience, all decided before the first step.
     """
 
     recipe: str | None = None
@@ -70,6 +74,7 @@ class Options:
     batch_size: int | None = None
     learning_rate: float | None = None
     seed: int = 0
+    careful: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def plan(dataset: Dataset, options: Options) -> Run:
         tree = to_spec(build_vae(recipe, likelihood, latent, frequencies, options.condition))
     model = fresh_model(tree, options.seed)
     config, more = _training(dataset, facts, options)
-    objective = _objective(options.beta, config.steps)
+    objective = _objective(options, config.steps, latent)
     if _budget(options):
         seconds = options.seconds or DEFAULT_SECONDS
         prepared = preprocessing.prepare(dataset)
@@ -118,8 +123,8 @@ def plan(dataset: Dataset, options: Options) -> Run:
         steps = steps_in(seconds, model, objective, train, validation, preprocessing, config)
         steps = min(steps, config.steps) if options.seconds is None else steps
         config = schedule_for(config, steps)
-        objective = _objective(options.beta, config.steps)
-    decisions += [_duration(config, options, facts), *more]
+        objective = _objective(options, config.steps, latent)
+    decisions += [_duration(config, options, facts), *more, *_careful(options, objective, config)]
     return Run(model, objective, preprocessing, config, dataset, facts, tuple(decisions))
 
 
@@ -233,10 +238,10 @@ def _training(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Tr
     config = TrainingConfig(
         steps=steps,
         batch_size=batch,
-        learning_rate=options.learning_rate or 1e-3,
+        learning_rate=options.learning_rate or (RATE / 2 if options.careful else RATE),
         clip_norm=10 * math.sqrt(facts.dimensions),
         seed=options.seed,
-        patience=PATIENCE,
+        patience=2 * PATIENCE if options.careful else PATIENCE,
     )
     return schedule_for(config, steps), more
 
@@ -256,8 +261,26 @@ def _duration(config: TrainingConfig, options: Options, facts: Inspection) -> De
     return Decision("steps", value, most, "--time 10m", "auto")
 
 
-def _objective(beta: float, steps: int) -> ELBO:
-    """Return the ELBO whose KL warms up over the first tenth of the training."""
-    beta = checked(beta, NonNegative, "--beta")
-    warm = steps // 10
-    return ELBO(beta=beta, schedule=WarmUp(warm) if warm else Constant())
+def _objective(options: Options, steps: int, latent_dim: int) -> ELBO:
+    """Return the ELBO whose KL warms up over the first tenth of the training, or three tenths when careful."""
+    beta = checked(options.beta, NonNegative, "--beta")
+    warm = steps * (WARM_CAREFUL if options.careful else WARM) // 10
+    free_bits = round(FREE_BITS * latent_dim, 6) if options.careful else 0.0
+    return ELBO(beta=beta, free_bits=free_bits, schedule=WarmUp(warm) if warm else Constant())
+
+
+def _careful(options: Options, objective: ELBO, config: TrainingConfig) -> list[Decision]:
+    """Return what ``careful`` decided, and why; all of it is in the configuration, so a resumed run has it too."""
+    if not options.careful:
+        return []
+    warm = getattr(objective.schedule, "steps", 0)
+    evaluations = math.ceil(warm / config.evaluate_every)
+    found = [
+        ("free bits", f"{objective.free_bits:g} nats", "a KL below this costs nothing: no reason to give up z"),
+        ("warm-up", f"{warm:,} steps of the KL weight", "the decoder learns to use z before z is paid in full"),
+        ("patience", config.patience, f"the warm-up alone takes {evaluations} evaluations"),
+        ("rollback", "after 3 non-finite steps, at half the rate", "the guard of every training, at most 5 times"),
+    ]
+    if options.learning_rate is None:
+        found.insert(2, ("rate", f"{config.learning_rate:g}", "half of the usual: fewer steps go wrong"))
+    return [Decision(name, value, because, "--no-careful", "user") for name, value, because in found]

@@ -23,8 +23,8 @@ from sfumato.recipes import Options
 
 _OPTIONS = {
     "model": ("recipe", "latent_dim", "conditional", "condition", "likelihood"),
-    "objective": ("beta",),
-    "training": ("epochs", "steps", "seconds", "batch_size", "learning_rate"),
+    "objective": ("beta", "careful"),
+    "training": ("epochs", "steps", "seconds", "batch_size", "learning_rate", "careful"),
     "preprocessing": ("binarise",),
 }
 _NAMES = {"seconds": "time", "batch_size": "batch", "learning_rate": "lr"}

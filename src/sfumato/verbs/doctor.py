@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import SfumatoError
 from sfumato.core.interfaces import Objective
+from sfumato.core.schedules import Schedule
 from sfumato.core.spec import from_spec
 from sfumato.evaluation.diagnosis import Course, Finding, Measured, Settings, Symptoms, diagnose, measure
 from sfumato.evaluation.diagnosis.symptoms import State
 from sfumato.io.run import RunFolder
 from sfumato.io.store import shown
+from sfumato.recipes.plan import RATE
 from sfumato.verbs.opening import Opened, is_run, open_run
 from sfumato.verbs.state import free_name, read_state
 
@@ -26,6 +28,7 @@ LOCKS = Path("/proc/locks")
 RECENTLY = 120.0  # seconds without a change after which a run that nobody holds counts as stopped
 TRIES = 3  # a training may remove a checkpoint while it is read
 EVERY = 10.0
+NUMBERS = ("loss", "elbo", "kl", "reconstruction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def doctor(path: str | Path, *, seed: int = 0) -> Diagnosis:
         try:
             return _examine(Path(path).expanduser(), seed)
         except SfumatoError:
-            if attempt == TRIES - 1:
+            if attempt == TRIES - 1 or not is_run(path):
                 raise
             time.sleep(0.2)
     raise AssertionError
@@ -204,36 +207,46 @@ def settings_of(decided: Mapping[str, Any]) -> Settings:
 
 def course_of(folder: RunFolder, decided: Mapping[str, Any], opened: Opened | None) -> Course:
     """Return how the training went, from its metrics, its checkpoints and its evaluation."""
-    lines = folder.metrics.read()
     state = read_state(folder)
-    validation = [line for line in lines if line.get("split") == "validation"]
     objective: Objective = from_spec(decided["objective"], "objective", "objective")
-    schedule = getattr(objective, "schedule", None)
     best = opened.step if opened is not None else None
+    evaluation = state.evaluation or {}
+    baselines = {name: _pair(entry) for name, entry in (evaluation.get("baselines") or {}).items()}
+    return replace(
+        course_of_lines(folder.metrics.read(), getattr(objective, "schedule", None), state.step, best),
+        state=state_of(folder),
+        recoveries=_recoveries(folder),
+        evidence=_pair((evaluation.get("values") or {}).get("evidence_bound")),
+        baselines={name: pair for name, pair in baselines.items() if pair is not None},
+    )
+
+
+def course_of_lines(
+    lines: Sequence[Mapping[str, Any]], schedule: Schedule | None, step: int, best_step: int | None
+) -> Course:
+    """Return what the lines of the metrics say.
+
+    Args:
+        lines: of ``metrics.jsonl``.
+        schedule: of the KL term's weight.
+        step: the steps done.
+        best_step: the step whose weights are kept.
+    """
+    validation = [line for line in lines if line.get("split") == "validation"]
     peaks: list[float] = []
     for line in validation[1:]:  # the first is of the fresh model
         row = [float(value or 0) for value in line.get("kl_per_dimension") or []]
         peaks = [max(pair) for pair in zip(peaks, row, strict=True)] if peaks else row
-    evaluation = state.evaluation or {}
     return Course(
-        state=state_of(folder),
-        step=state.step,
-        best_step=best,
-        weight=1.0 if schedule is None else schedule(state.step),
-        best_weight=1.0 if schedule is None or best is None else schedule(best),
+        state="stopped",
+        step=step,
+        best_step=best_step,
+        weight=1.0 if schedule is None else schedule(step),
+        best_weight=1.0 if schedule is None or best_step is None else schedule(best_step),
         skipped=max([0, *(int(line.get("skipped") or 0) for line in lines)]),
-        recoveries=_recoveries(folder),
-        broken=sum(
-            any(line.get(name, 0) is None for name in ("loss", "elbo", "kl", "reconstruction")) for line in lines
-        ),
+        broken=sum(any(line.get(name, 0) is None for name in NUMBERS) for line in lines),
         elbo=tuple((line["step"], line["elbo"]) for line in validation if line.get("elbo") is not None),
         peak_kl=tuple(peaks),
-        evidence=_pair((evaluation.get("values") or {}).get("evidence_bound")),
-        baselines={
-            name: pair
-            for name, entry in (evaluation.get("baselines") or {}).items()
-            if (pair := _pair(entry)) is not None
-        },
     )
 
 
@@ -261,6 +274,12 @@ def command_for(folder: RunFolder, decided: Mapping[str, Any], options: Sequence
     flags |= {"--beta": f"{beta:g}"} if beta != 1 else {}
     if decisions.get("steps", {}).get("source") == "user":
         flags["--steps"] = str(decided["training"]["steps"])
+    careful = any(decision["change_with"] == "--no-careful" for decision in decisions.values())
+    flags |= {"--careful": None} if careful else {}
+    if decided["training"]["learning_rate"] != (RATE / 2 if careful else RATE):
+        flags["--lr"] = f"{decided['training']['learning_rate']:g}"
+    if "batch" in decisions:
+        flags["--batch"] = str(decided["training"]["batch_size"])
     if decided.get("seed"):
         flags["--seed"] = str(decided["seed"])
     for flag in [

@@ -62,6 +62,7 @@ def train(
     label: str | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     skip_bad: bool = False,
+    careful: bool | None = None,
     config: str | Path | None = None,
     listener: Listener | None = None,
     on_decided: Callable[[Run, Path], None] | None = None,
@@ -88,6 +89,7 @@ def train(
         label: see :func:`inspect`.
         split: see :func:`inspect`.
         skip_bad: see :func:`inspect`.
+        careful: free bits, a longer warm-up, half the rate, more patience: against collapse and non-finite steps.
         config: a configuration file.
         listener: told what happens.
         on_decided: called with the plan and the folder of the run before the first step.
@@ -110,6 +112,7 @@ def train(
         batch_size=None if batch is None else checked(batch, Size, "--batch"),
         learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
         seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
+        careful=bool(careful),
     )
     reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
     source = data.dataset if isinstance(data, _inspect.Inspected) else data

@@ -27,8 +27,8 @@ EVALUATION_SAMPLES = 100
 FORMAT_VERSION = 1
 DECIDED_BY: dict[str, tuple[str, ...]] = {
     "model": ("likelihood", "levels", "variance", "recipe", "latent", "classes"),
-    "objective": (),
-    "training": ("steps", "batch"),
+    "objective": ("free bits", "warm-up"),
+    "training": ("steps", "batch", "rate", "patience"),
     "preprocessing": ("binarise", "preprocessing"),
 }
 

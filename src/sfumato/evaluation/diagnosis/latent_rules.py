@@ -14,6 +14,7 @@ INDISPENSABLE = 1.0  # nats of KL of a dimension that could not be spared
 UNPAID = 0.05
 UNDERPAID, SMALL_SIGMA = 0.5, 0.1
 LARGE_SIGMA = 2.0
+HARDLY = 0.1  # nats that a label is worth; part of the distance between samples that it moves one
 TOLD, SURELY_TOLD = 0.75, 0.9
 
 
@@ -60,50 +61,54 @@ def collapse(symptoms: Symptoms) -> Iterator[Finding]:
 
 
 def noise(symptoms: Symptoms) -> Iterator[Finding]:
-    """The noise-free limit, and variances that die or explode."""
+    """The noise-free limit, and a variance that is on its way there."""
     measured, settings = symptoms.measured, symptoms.settings
-    if measured is None or measured.latents is None:
-        return
-    latents, balance = measured.latents, measured.balance
-    sigma, active = latents.sigma, latents.active
-    typical = None if sigma is None or not bool(active.any()) else float(sigma[active].median())
+    latents = measured.latents if measured is not None else None
+    balance = measured.balance if measured is not None else None
+    typical = _typical_sigma(latents)
+    words = "" if typical is None else f"sigma of the active dimensions is {typical:.3g} (1 is the prior's)"
+    if words and balance is not None:
+        words += f"; their noise costs {balance:.3f} of what a KL weight of 1 would let it cost"
     if settings.posterior == "Dirac":
-        yield _noise_free("The posterior is a point mass: z has no noise at all.", settings)
+        yield _noise_free("The posterior is a point mass: z has no noise, sigma is 0 (1 is the prior's).", settings)
     elif settings.beta == 0:
-        said = "" if typical is None else f" Sigma of the active dimensions is {typical:.3g} (1 is the prior's)"
-        paid = "." if balance is None else f", and its noise is paid with {balance:.3f} instead of 1."
-        yield _noise_free(f"The weight of the KL term is 0.{said}{paid if said else ''}", settings)
-    elif typical is not None and balance is not None and not _free(latents, settings):
-        numbers = f"sigma of the active dimensions is {typical:.3g} (1 is the prior's); their noise costs "
-        numbers += f"{balance:.3f} of what the KL term would let it cost (1 in balance)"
-        if balance < UNPAID:
-            yield _noise_free(f"Measured: {numbers}.", settings)
-        elif typical < SMALL_SIGMA and balance < UNDERPAID:
-            yield Finding(
-                "dying variance",
-                "warning",
-                f"Measured: {numbers}.",
-                "The posterior's noise is smaller than the KL term asks for: it is still shrinking, or the weight of "
-                "the KL term is too small; it ends as an autoencoder, whose samples are poor.",
-                f"Train longer, with the KL weight 1: --beta 1 --steps {2 * settings.steps}."
-                if settings.beta == 1
-                else "Train with --beta 1.",
-                ("--steps", str(2 * settings.steps)) if settings.beta == 1 else ("--beta", "1"),
-            )
-    if sigma is not None and float(sigma.max()) > LARGE_SIGMA:
-        wide = [number for number, value in enumerate(sigma.tolist()) if value > LARGE_SIGMA]
+        yield _noise_free("The weight of the KL term is 0" + (f": {words}." if words else "."), settings)
+    elif latents is None or typical is None or balance is None or _free(latents, settings):
+        return
+    elif balance < UNPAID:
+        yield _noise_free(f"Measured: {words}.", settings)
+    elif typical < SMALL_SIGMA and balance < UNDERPAID:
+        do, options = _full_price(settings)
         yield Finding(
-            "exploding variance",
+            "dying variance",
             "warning",
-            f"The posterior's sigma is up to {float(sigma.max()):.3g} (1 is the prior's), above {LARGE_SIGMA:g} in "
-            f"dimensions {some_of(wide)}.",
-            "No KL term rewards a posterior that is wider than its prior: that term is missing, too weak, or the "
-            "encoder's variance head has run away.",
-            f"Train with --beta 1 and a lower rate: --lr {settings.learning_rate / 3:.1g}."
-            if settings.beta == 1
-            else "Train with --beta 1.",
-            ("--lr", f"{settings.learning_rate / 3:.1g}") if settings.beta == 1 else ("--beta", "1"),
+            f"Measured: {words}.",
+            "The posterior's noise is smaller than the ELBO asks for: it is still shrinking, or the weight of the KL "
+            "term is too small. It ends as an autoencoder, whose samples are poor.",
+            do,
+            options,
         )
+
+
+def wide(symptoms: Symptoms) -> Iterator[Finding]:
+    """A variance that explodes."""
+    measured, settings = symptoms.measured, symptoms.settings
+    sigma = None if measured is None or measured.latents is None else measured.latents.sigma
+    if sigma is None or float(sigma.max()) <= LARGE_SIGMA:
+        return
+    numbers = [number for number, value in enumerate(sigma.tolist()) if value > LARGE_SIGMA]
+    lower = f"{settings.learning_rate / 3:.1g}"
+    right = settings.beta == 1
+    yield Finding(
+        "exploding variance",
+        "warning",
+        f"The posterior's sigma is up to {float(sigma.max()):.3g} (1 is the prior's), above {LARGE_SIGMA:g} in "
+        f"dimensions {some_of(numbers)}.",
+        "No KL term rewards a posterior that is wider than its prior: that term is missing, too weak, or the encoder's "
+        "variance head has run away.",
+        f"Train with a lower rate: --lr {lower}." if right else "Train with --beta 1.",
+        ("--lr", lower) if right else ("--beta", "1"),
+    )
 
 
 def prior_mismatch(symptoms: Symptoms) -> Iterator[Finding]:
@@ -135,11 +140,12 @@ def ignored_labels(symptoms: Symptoms) -> Iterator[Finding]:
     if measured is None or measured.label_gain is None:
         return
     gain, moves = measured.label_gain, measured.label_moves
-    if gain.value > max(ALMOST_NOTHING, 2 * error_of(gain)) and (moves is None or moves > 0.05):
+    heard = gain.value > 2 * error_of(gain)
+    if heard and gain.value > HARDLY and (moves is None or moves > HARDLY):
         return
     yield Finding(
         "ignored labels",
-        "problem",
+        "warning" if heard and gain.value > ALMOST_NOTHING else "problem",
         f"The right class instead of another one is worth {gain.value:.3f} ± {error_of(gain):.3f} nats, and a sample "
         f"of which only the class changes moves by {moves or 0:.1%} of the distance between two samples.",
         "Labels do not say anything about these data, or the model gets what they say from x already.",
@@ -180,17 +186,36 @@ def latent_size(symptoms: Symptoms) -> Iterator[Finding]:
 
 
 def _noise_free(symptom: str, settings: Settings) -> Finding:
+    do, options = _full_price(settings)
+    if settings.posterior == "Dirac":
+        do = "Train with a DiagonalGaussian posterior and --beta 1."
     return Finding(
         "noise-free limit",
         "problem",
         symptom,
         "Without a price for small variances the noise dies and the VAE becomes an autoencoder: z of the prior are not "
         "among those that the decoder knows, so samples are poor, and there is no useful bound on log p(x).",
-        "Train with --beta 1."
-        if settings.posterior != "Dirac"
-        else "Train with a DiagonalGaussian posterior and --beta 1.",
-        ("--beta", "1"),
+        do,
+        options,
     )
+
+
+def _full_price(settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Return what makes the KL term count, in words and as an option: the weight 1, or more time where it is 1."""
+    if settings.beta == 1 and settings.posterior != "Dirac":
+        longer = str(2 * settings.steps)
+        return f"The KL weight is 1 already, so the variance has not settled: train longer, --steps {longer}.", (
+            "--steps",
+            longer,
+        )
+    return "Train with --beta 1.", ("--beta", "1")
+
+
+def _typical_sigma(latents: Latents | None) -> float | None:
+    """Return the median sigma of the active dimensions."""
+    if latents is None or latents.sigma is None or not bool(latents.active.any()):
+        return None
+    return float(latents.sigma[latents.active].median())
 
 
 def _free(latents: Latents, settings: Settings) -> bool:

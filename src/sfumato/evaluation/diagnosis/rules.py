@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from sfumato.evaluation.diagnosis.finding import SEVERITIES, Finding, error_of
-from sfumato.evaluation.diagnosis.latent_rules import collapse, ignored_labels, latent_size, noise, prior_mismatch
+from sfumato.evaluation.diagnosis.latent_rules import collapse, ignored_labels, latent_size, noise, prior_mismatch, wide
 from sfumato.evaluation.diagnosis.symptoms import Course, Settings, Symptoms
 
 UNUSUAL = 30.0
 CLOSE = 0.02
-OVERFIT, STILL_RISING = 0.02, 0.002
+OVERFIT = 0.02
+STILL_RISING, LEAST_GAIN = 0.01, 0.1  # of all that was gained; nats
+TOO_EARLY = 0.1  # of the steps
 RECENT = 5
 
 Rule = Callable[[Symptoms], Iterator[Finding]]
@@ -23,6 +26,9 @@ Rule = Callable[[Symptoms], Iterator[Finding]]
 
 def diagnose(symptoms: Symptoms) -> list[Finding]:
     """Return what follows from ``symptoms``, the worst first; nothing for a healthy run."""
+    course, measured = symptoms.course, symptoms.measured
+    if course.state == "running" and course.step < TOO_EARLY * symptoms.settings.steps and measured and measured.finite:
+        symptoms = replace(symptoms, measured=None)  # a model that has hardly begun has every disease
     found = [finding for rule in RULES for finding in rule(symptoms)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -233,12 +239,13 @@ def _too_short(course: Course, settings: Settings) -> Iterator[Finding]:
     if course.state == "running" or len(lines) < 2 * RECENT:
         return
     (first, before), (last, after) = lines[-RECENT], lines[-1]
-    gain = after - before
-    if gain > STILL_RISING * abs(after) and last > first:
+    gain, total = after - before, after - lines[0][1]
+    if gain > max(STILL_RISING * total, LEAST_GAIN) and last > first:
         yield Finding(
             "trained too short",
             "note",
-            f"The validation ELBO still rose by {gain:,.2f} nats in the last {last - first:,} of {last:,} steps.",
+            f"The validation ELBO still rose by {gain:,.2f} nats in the last {last - first:,} of {last:,} steps, "
+            f"{gain / total:.0%} of all that was gained.",
             "The training ended before the model had learned what it can.",
             f"Train longer: --steps {2 * settings.steps}.",
             ("--steps", str(2 * settings.steps)),
@@ -250,6 +257,7 @@ RULES: tuple[Rule, ...] = (
     grey_bernoulli,
     collapse,
     noise,
+    wide,
     scales,
     unreached_weight,
     decoder_variance,

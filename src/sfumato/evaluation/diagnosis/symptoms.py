@@ -237,7 +237,7 @@ def _pass(
         label = y if model.num_classes else None
         if label is not None:
             ys.append(label)
-        for name, values in _of_batch(model, x, label, own).items():
+        for name, values in of_batch(model, x, label, own).items():
             columns.setdefault(name, []).append(values.double().cpu())
     found: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
     for name in ("at_floor", "at_ceiling", "misfit"):
@@ -253,7 +253,7 @@ def _pass(
     return found, torch.cat(xs), torch.cat(ys) if ys else None
 
 
-def _of_batch(model: VAE, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Tensor]:
+def of_batch(model: VAE, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Tensor]:
     """Return name -> (batch,)."""
     posterior = model.posterior(x, y)
     found: dict[str, Tensor] = {}
@@ -296,7 +296,7 @@ def noise_cost(
     with torch.enable_grad():
         draw = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(-model.decode(draw, y).log_prob(x).sum(), draw)
-    return ((z - mean) * gradient)[0].flatten(1).sum(1)
+    return ((z - mean).detach() * gradient)[0].flatten(1).sum(1)
 
 
 def _prior_against_posterior(model: VAE, x: Tensor, y: Tensor | None, x_new: Tensor, seed: int) -> dict[str, Any]:
