@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -281,7 +281,7 @@ class _Noise:
     def draws(self, distribution: Distribution, shape: tuple[int, ...]) -> Tensor:
         """Return draws from a distribution; to be called once."""
         with fixed_noise(self.seed, self.device):
-            return distribution.sample(shape)
+            return distribution.rsample(shape) if distribution.has_rsample else distribution.sample(shape)
 
     def normal(self, like: Tensor) -> Tensor:
         """Return numbers from N(0, 1)."""
@@ -311,7 +311,9 @@ class _Path:
         numbers = BLOCK_NUMBERS.get(x.device.type, MOST_NUMBERS)
         rows = block or numbers // math.prod(model.decoder.out_shape)
         self.size = max(1, rows // settings.chains)
-        labels = [None] * math.ceil(self.batch / self.size) if y is None else y.split(self.size)
+        labels: Sequence[Tensor | None] = [None] * math.ceil(self.batch / self.size)
+        if y is not None:
+            labels = y.split(self.size)
         pieces = zip(x.split(self.size), labels, strict=True)
         self.parts = [_Part(part, label, model.prior(label), self._base(part, label)) for part, label in pieces]
 
