@@ -136,6 +136,13 @@ def test_factor_vae_score_of_perfect_permuted_and_scaled_codes():
     assert votes(lambda factors: torch.cat([factors, 0 * factors + 1], 1).double()).active == 3
 
 
+def test_factor_vae_score_measures_each_code_by_its_own_spread():
+    """Noisy codes in very different units: the fixed factor's code is quiet only relative to its variance over all."""
+    units = torch.tensor([10.0, 1.0, 0.1]).double()
+    found = votes(lambda factors: (factors + 0.1 * noise(*factors.shape, seed=len(factors))) * units)
+    assert (found.score.value, found.active) == (1, 3)
+
+
 def test_factor_vae_score_of_codes_that_know_nothing_is_chance():
     constant = votes(lambda factors: torch.ones(len(factors), 4).double())
     assert (constant.score.value, constant.train, constant.active) == (0, 0, 0)

@@ -200,9 +200,9 @@ def dci(
         factors: at least 2, every one with at least 2 values.
         test_codes: of other examples.
         test_factors: of other examples.
-        trees: "boosted", scikit-learn's GradientBoostingClassifier as it comes, as in disentanglement_lib (minutes for
-            a factor of 40 values); "forest", its RandomForestClassifier with all codes open to every split, of the
-            kind that the paper used (seconds).
+        trees: "boosted", scikit-learn's GradientBoostingClassifier as it comes, as in disentanglement_lib: 100 trees
+            for every value of a factor, one after the other. "forest", its RandomForestClassifier with all codes open
+            to every split, of the kind that the paper used: 100 trees for a factor, whatever its values.
         seed: of the trees.
     """
     _check(codes, factors)

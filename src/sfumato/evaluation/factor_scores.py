@@ -149,7 +149,7 @@ def disentanglement(
         votes: of the FactorVAE score, to take the majority from.
         test_votes: to score it on.
         vote_examples: examples behind a vote.
-        trees: of DCI: "boosted" as in disentanglement_lib, or "forest", which is much faster.
+        trees: of DCI: "boosted" as in disentanglement_lib, or "forest", with far fewer trees.
         seed: of all draws.
         tell: called as tell(part, done, of) as the work goes on.
 

@@ -80,11 +80,11 @@ def default_extractor(
         dataset: its training split is what the extractor is made from; prepared, see ``Preprocessing.prepare``.
         preprocessing: raw data to the model's input.
         seed: everything random follows from it.
-        device: where to train the judge.
+        device: where ``preprocessing`` lies, and to train the judge.
         tell: called as tell("judge", steps done, steps in all).
     """
     if dataset.y is None or dataset.num_classes < 2:
-        return principal_features(dataset.split("train"), preprocessing, seed=seed)
+        return principal_features(dataset.split("train"), preprocessing, seed=seed, device=device)
     return judge_features(train_judge(dataset, preprocessing, seed=seed, device=device, tell=tell))
 
 
@@ -105,7 +105,12 @@ def judge_features(judge: Judge) -> Extractor:
 
 
 def principal_features(
-    train: Examples, preprocessing: Preprocessing, *, seed: int = 0, components: int = COMPONENTS
+    train: Examples,
+    preprocessing: Preprocessing,
+    *,
+    seed: int = 0,
+    components: int = COMPONENTS,
+    device: torch.device | str = "cpu",
 ) -> Extractor:
     """Return the projection on the first principal components, not whitened: (x - mean) V, V orthonormal.
 
@@ -114,10 +119,12 @@ def principal_features(
         preprocessing: raw data to the model's input.
         seed: of the choice and of the preprocessing's noise.
         components: how many; fewer where the data have fewer dimensions or examples.
+        device: where ``preprocessing`` lies.
     """
     some = choose(train, PCA_EXAMPLES, seed)
-    rows = [x.flatten(1).double().cpu() for x, _, _, _ in batches(some, preprocessing, torch.device("cpu"), seed)]
-    x = torch.cat(rows)
+    x = torch.cat(
+        [x.flatten(1).double().cpu() for x, _, _, _ in batches(some, preprocessing, torch.device(device), seed)]
+    )
     mean = x.mean(0)
     basis = torch.linalg.svd(x - mean, full_matrices=False).Vh[:components].T.contiguous()
     name = f"first {basis.shape[1]} principal components of the training split"
