@@ -342,7 +342,6 @@ def test_parts_that_cannot_be_annealed_are_refused_with_the_reason():
         ({"temperatures": 0}, "temperatures must be a whole number from 1"),
         ({"chains": 0}, "chains"),
         ({"leapfrogs": -1}, "leapfrogs"),
-        ({"start": "post"}, "posterior"),
     ],
 )
 def test_settings_are_checked(wrong, message):

@@ -10,10 +10,19 @@ import typer
 from sfumato.cli import options
 from sfumato.cli.app import command
 from sfumato.core.errors import UserError
-from sfumato.core.spec import Size
+from sfumato.core.spec import Count, Size
 
 Samples = Annotated[
-    int | None, options.option("--samples", Size, "K of the bound on log p(x), exactly.  [default: 100]")
+    int | None,
+    options.option("--samples", Size, "K of the bound on log p(x), exactly.  [default: 100; for --evidence 5000]"),
+]
+Evidence = Annotated[
+    bool, typer.Option("--evidence", help="Measure log p(x) with more care, by annealing too: minutes to hours.")
+]
+Temperatures = Annotated[int | None, options.option("--temperatures", Size, "Steps of the annealing.  [default: 1000]")]
+Chains = Annotated[int | None, options.option("--chains", Size, "Chains for each example.  [default: 16]")]
+Annealed = Annotated[
+    int | None, options.option("--ais", Count, "Examples to anneal, and to make for the sandwich.  [default: 50]")
 ]
 Sheet = Annotated[
     Path | None,
@@ -94,29 +103,42 @@ def inspect(
     return 0
 
 
-@command("evaluate", "sfumato evaluate runs/photos", "sfumato evaluate runs/photos --samples 1000 --json")
+@command(
+    "evaluate",
+    "sfumato evaluate runs/photos",
+    "sfumato evaluate runs/photos --samples 1000 --json",
+    "sfumato evaluate runs/photos --evidence --ais 20 --temperatures 500",
+)
 def evaluate(
     run: options.Run,
     samples: Samples = None,
     split: options.Split = None,
     seed: options.Seed = 0,
+    evidence: Evidence = False,
+    temperatures: Temperatures = None,
+    chains: Chains = None,
+    ais: Annealed = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Measure a run: numbers with standard errors and units."""
+    from sfumato.cli.evidence import evidence_blocks
     from sfumato.cli.printing import console, print_columns, show, show_json
     from sfumato.cli.progress import progress
     from sfumato.cli.talk import details, evaluation_rows
     from sfumato.verbs import evaluate as verb
-    from sfumato.verbs.train import EVALUATION_SAMPLES
 
     shown = progress(console(stderr=True), "img", quiet)
     try:
         result = verb.evaluate(
             run,
-            samples=samples or EVALUATION_SAMPLES,
+            samples=samples,
             split=split or "test",
             seed=seed,
+            evidence=evidence,
+            temperatures=temperatures,
+            chains=chains,
+            ais=ais,
             tell=shown.on_measuring,
         )
     finally:
@@ -125,9 +147,16 @@ def evaluate(
         show_json(result)
         return 0
     show(f"{run}, {result['n']:,} examples of the {result['split']} split, ± standard error")
-    print_columns(console(stderr=False), evaluation_rows(result), indent=2, dim=2)
+    out = console(stderr=False)
+    print_columns(out, evaluation_rows(result), indent=2, dim=2)
     for line in details(result):
         show(line)
+    if evidence:
+        for title, rows in evidence_blocks(result["evidence"]):
+            show(title)
+            print_columns(out, rows, indent=2, dim=2)
+        for name, why in result["evidence"]["absent"].items():
+            show(f"not measured: {name.replace('_', ' ')} ({why})")
     return 0
 
 
