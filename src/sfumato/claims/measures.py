@@ -1,14 +1,12 @@
-r"""What the claims measure about a model. Plain numbers; nats, grey range 0 to 1, or no unit.
+"""What the claims measure about a model. Plain numbers; nats, grey range 0 to 1, or no unit.
 
-Fréchet distance of two sets of pictures, of the normals N(m, S) fitted to the judge's features:
-
-    |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2}).
-
-Reference: GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017,
-https://arxiv.org/abs/1706.08500 (there with Inception features; ours are the judge's, so this is not an FID).
+Fréchet distances are those of the judge's features (see ``evaluation.distances``), so they are no FID, and they are to
+the same test images for every arm.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -17,7 +15,9 @@ from torch.nn import functional as F
 from sfumato.claims.bench import Bench
 from sfumato.core.gaussians import as_normal
 from sfumato.core.numerics import fixed_noise
-from sfumato.evaluation import Judge, elbo_terms, importance_bound
+from sfumato.evaluation import elbo_terms, importance_bound
+from sfumato.evaluation.distances import frechet_of_gaussians
+from sfumato.evaluation.features import judge_features
 from sfumato.models import VAE
 
 BLOCK = 500
@@ -66,27 +66,21 @@ def sharpness(images: Tensor, real: Tensor) -> float:
     return detail(images) / detail(real)
 
 
-@torch.no_grad()
-def features(judge: Judge, x: Tensor) -> Tensor:
-    """Return the judge's last hidden layer, (n, 128)."""
-    return torch.cat([judge.layers[:-1](part) for part, _ in parts(x)])
+def frechet(bench: Bench, images: Tensor) -> float:
+    """Return the Fréchet distance of ``images`` to the test images, in the judge's features; squared features.
 
-
-def frechet(bench: Bench, images: Tensor, real: Tensor | None = None) -> float:
-    """Return the Fréchet distance of ``images`` to test images, of the judge's features; no unit."""
-    judge = bench.material.judge
-    return frechet_distance(features(judge, images), features(judge, bench.test if real is None else real))
+    NaN for pictures that are not finite.
+    """
+    if not bool(images.isfinite().all()):
+        return math.nan
+    extract = judge_features(bench.material.judge).apply
+    return frechet_distance(*(torch.cat([extract(part) for part, _ in parts(x)]) for x in (images, bench.test)))
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
     """Return the Fréchet distance of the normals fitted to two sets of vectors, (n, D) each."""
-    (mean_1, cov_1), (mean_2, cov_2) = (
-        (values.mean(0), values.T.cov(correction=1)) for values in (one.double(), other.double())
-    )
-    values, vectors = torch.linalg.eigh(cov_1)
-    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_2 @ root).clamp(min=0).sqrt().sum()
-    return float((mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * cross)
+    (mean_1, cov_1), (mean_2, cov_2) = ((rows.mean(0), rows.T.cov()) for rows in (one.double(), other.double()))
+    return frechet_of_gaussians(mean_1, cov_1, mean_2, cov_2)
 
 
 def prior_samples(model: VAE, n: int, seed: int) -> Tensor:
