@@ -21,7 +21,7 @@ from markupsafe import Markup
 from sfumato.data import Dataset
 from sfumato.io.store import shown, write_file
 from sfumato.models.packaged import PackagedModel
-from sfumato.report import figures, numbers, panels
+from sfumato.report import evidence, figures, numbers, panels
 
 State = Literal["running", "finished", "stopped", "failed"]
 REFRESH = 30
@@ -80,6 +80,7 @@ def render_report(
     conditional = packaged is not None and bool(packaged.model.num_classes)
     content: dict[str, Any] = {}
     active, kl = None, numbers.per_dimension(evaluation)
+    found_evidence = (evaluation or {}).get("evidence") or {}
     if packaged is not None and dataset is not None:
         with panels.looking(packaged, dataset, split, _POINTS.get(state, _MANY_POINTS)) as view:
             if view is not None:
@@ -105,6 +106,8 @@ def render_report(
         rows=numbers.rows(evaluation or {}),
         facts=numbers.facts(evaluation or {}),
         absent=numbers.absent(evaluation or {}),
+        evidence=evidence.blocks(found_evidence),
+        not_measured=evidence.missing(found_evidence),
         by_class=numbers.by_class(evaluation or {}, names),
         decisions=[decision for decision in run.get("decisions") or () if isinstance(decision, Mapping)],
         left_out=[_pair(item) for item in data.get("left_out") or ()],

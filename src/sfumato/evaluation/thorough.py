@@ -1,0 +1,109 @@
+r"""Everything that ``sfumato evaluate --evidence`` measures beyond the usual numbers, each part by its own module.
+
+    bounds                on log p(x): importance sampling for growing K, annealing, the sandwich
+    gap                   log p(x) - ELBO, split into approximation and amortisation
+    aggregate             where the rate goes: information, total correlation, distance from the prior
+    rate_distortion       rate and distortion
+    calibration           whether the spread of p(x | z) is that of the data
+    predictive_checks     mean, variance and sparsity of generated against real data
+    fidelity              distances between generated and real data in a declared extractor
+    disentanglement       four scores, where the data have known factors
+
+A part that this model or these data cannot have is named with the reason; the others are measured all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sfumato.core.errors import UserError
+from sfumato.data import Dataset, Preprocessing
+from sfumato.data.dsprites import DSprites
+from sfumato.evaluation.aggregate import find_aggregate
+from sfumato.evaluation.annealed import Annealing
+from sfumato.evaluation.checks import calibration, predictive_checks, rate_distortion
+from sfumato.evaluation.evidence import SAMPLES, find_evidence
+from sfumato.evaluation.factor_scores import disentanglement
+from sfumato.evaluation.features import Extractor
+from sfumato.evaluation.fidelity import fidelity
+from sfumato.evaluation.gap import find_gap
+from sfumato.evaluation.passes import Tell
+from sfumato.models import VAE
+
+PARTS = (
+    "bounds",
+    "gap",
+    "aggregate",
+    "rate_distortion",
+    "calibration",
+    "predictive_checks",
+    "fidelity",
+    "disentanglement",
+)
+
+
+def measure_thoroughly(
+    model: VAE,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    samples: int = SAMPLES,
+    annealing: Annealing | None = None,
+    annealed: int = 50,
+    extractor: Extractor | None = None,
+    seed: int = 0,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Return part -> what was measured, and "absent": part -> why it was not, all as plain json.
+
+    Args:
+        model: in any mode, which it has again afterwards.
+        preprocessing: raw data to the model's input; moved to the model's device.
+        dataset: as it was loaded. q(z) is made of the training split, everything else is measured on ``split``.
+        split: "train", "validation" or "test".
+        samples: K of the importance bound, used exactly.
+        annealing: how to anneal.
+        annealed: how many examples are annealed, how many are made for the sandwich, and how many are refined.
+        extractor: of the features for the fidelity; by default trained on the training split.
+        seed: of all noise.
+        tell: called as tell(part, done, of) as the work goes on.
+    """
+    prepared = preprocessing.prepare(dataset)
+    examples = prepared.split(split)
+    common: dict[str, Any] = {"seed": seed, "tell": tell}
+    count = min(annealed, len(examples))
+
+    def bounds() -> Any:
+        how: dict[str, Any] = {"samples": samples, "annealing": annealing, "annealed": count, "simulated": count}
+        return find_evidence(model, preprocessing, dataset, split=split, **how, **common)
+
+    def gap() -> Any:
+        if not count:
+            raise UserError("not asked for: it needs a number of examples")
+        return find_gap(model, examples, preprocessing, n=count, **common)
+
+    def factors() -> Any:
+        if not dataset.name.startswith("dsprites"):
+            raise UserError("the data have no known factors: only the built-in dsprites have")
+        return disentanglement(model, preprocessing, DSprites(), **common)
+
+    parts: dict[str, Callable[[], Any]] = {
+        "bounds": bounds,
+        "gap": gap,
+        "aggregate": lambda: find_aggregate(model, prepared.split("train"), preprocessing, **common),
+        "rate_distortion": lambda: rate_distortion(model, examples, preprocessing, **common),
+        "calibration": lambda: calibration(model, examples, preprocessing, **common),
+        "predictive_checks": lambda: predictive_checks(model, examples, preprocessing, **common),
+        "fidelity": lambda: fidelity(model, preprocessing, dataset, split=split, extractor=extractor, **common),
+        "disentanglement": factors,
+    }
+    result: dict[str, Any] = {}
+    absent: dict[str, str] = {}
+    for name, measure in parts.items():
+        try:
+            result[name] = measure().to_dict()
+        except UserError as error:
+            absent[name] = str(error)
+    return {**result, "absent": absent}
