@@ -180,11 +180,11 @@ def find_gap(
         raise UserError(f"the evidence must be one number for each of {n} examples; got {tuple(evidence.shape)}.")
     chosen = InMemory(*examples.batch(torch.arange(n)))
     labelled = knows_labels(model, chosen)
-    found = []
+    found: list[Gaps] = []
     with measuring(model) as device:
         for batch in batches(chosen, preprocessing, device, seed, tell, "gap"):
-            rows = slice(sum(len(part.elbo) for part in found), None)
-            known = None if evidence is None else evidence[rows][: len(batch.x)].to(device)
+            done = sum(part.elbo.shape[0] for part in found)
+            known = None if evidence is None else evidence[done : done + len(batch.x)].to(device)
             label = batch.y if labelled else None
             options = {"evidence_samples": evidence_samples, "elbo_samples": elbo_samples, "steps": steps}
             found.append(gaps(model, batch.x, label, evidence=known, seed=batch.seed, **options))
@@ -372,7 +372,8 @@ def _log_weights(
     """Return log p(x, z) - log q(z | x), nats, with gradients along z alone: those of q's density are 0 on average."""
     z = mean + (0.5 * log_variance).exp() * noise
     fixed: Distribution = independent_normal(mean.detach(), log_variance.detach(), mean.ndim - 1)
-    return model.decode(z, y).log_prob(x) + model.prior(y).log_prob(z) - fixed.log_prob(z)
+    prior: Distribution = model.prior(y)
+    return model.decode(z, y).log_prob(x) + prior.log_prob(z) - fixed.log_prob(z)
 
 
 def _kept_noise(like: Tensor, seed: int) -> Float[Tensor, "samples 1 ..."]:
@@ -380,7 +381,7 @@ def _kept_noise(like: Tensor, seed: int) -> Float[Tensor, "samples 1 ..."]:
     dims = like[0].numel()
     noise = _mirrored(like[:1].double().cpu(), max(KEPT, 2 * dims) // 2 + dims, seed).flatten(1)
     factor = torch.linalg.cholesky(noise.T @ noise / len(noise))
-    white = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
+    white: Tensor = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
     return white.reshape(-1, 1, *like.shape[1:]).to(like)
 
 

@@ -113,10 +113,18 @@ class Point:
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Point:
         """Return the point that :meth:`to_dict` wrote."""
-        numbers = {name: _estimate(tree[name]) for name in ("rate", "distortion", "elbo")}
-        evidence = None if tree["evidence_bound"] is None else _estimate(tree["evidence_bound"])
-        same = {name: tree[name] for name in ("run", "beta", "latent_dim", "steps", "given_label")}
-        return cls(**same, **numbers, evidence=evidence, active_units=tree["active_units"]["value"])
+        return cls(
+            run=tree["run"],
+            beta=tree["beta"],
+            latent_dim=tree["latent_dim"],
+            rate=_estimate(tree["rate"]),
+            distortion=_estimate(tree["distortion"]),
+            elbo=_estimate(tree["elbo"]),
+            evidence=None if tree["evidence_bound"] is None else _estimate(tree["evidence_bound"]),
+            active_units=tree["active_units"]["value"],
+            steps=tree["steps"],
+            given_label=tree["given_label"],
+        )
 
 
 @dataclass(frozen=True)
