@@ -42,7 +42,7 @@ def test_evidence_lands_in_evaluation_json_with_its_provenance_and_stays_there(p
     path = place / "runs/tiny/evaluation.json"
     written = json.loads(path.read_text())
     assert written == result
-    evidence = written["evidence"]
+    evidence = written["evidence"]["bounds"]
     assert (evidence["samples"], evidence["seed"], evidence["split"], evidence["n"]) == (12, 5, "test", 6)
     assert evidence["annealed"]["settings"]["temperatures"] == 6
     assert evidence["annealed"]["settings"]["chains"] == 2
@@ -56,7 +56,7 @@ def test_evidence_lands_in_evaluation_json_with_its_provenance_and_stays_there(p
 
     assert command("evaluate", "runs/tiny", "--samples", "3", "--quiet").code == 0
     kept = json.loads(path.read_text())
-    assert kept["evidence"] == evidence
+    assert kept["evidence"] == written["evidence"]
     assert kept["values"]["evidence_bound"]["samples"] == 3
 
     kept["model"]["sha256"] = "of other weights"
@@ -68,7 +68,7 @@ def test_evidence_lands_in_evaluation_json_with_its_provenance_and_stays_there(p
 def test_no_annealing_when_nobody_wants_it(place: Path, command: Command) -> None:
     options = ["--evidence", "--samples", "2", "--ais", "0", "--split", "validation"]
     result = command("evaluate", "runs/tiny", *options, "--json")
-    assert json.loads(result.out)["evidence"]["annealed"] is None
+    assert json.loads(result.out)["evidence"]["bounds"]["annealed"] is None
     assert "not measured: annealed" in command("evaluate", "runs/tiny", *options).out
 
 

@@ -24,6 +24,10 @@ Chains = Annotated[int | None, options.option("--chains", Size, "Chains for each
 Annealed = Annotated[
     int | None, options.option("--ais", Count, "Examples to anneal, and to make for the sandwich.  [default: 50]")
 ]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", metavar="FILE.onnx", help="Feature extractor of the fidelity.", show_default=False),
+]
 Sheet = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE.png", help="Write images as the network will see them.", show_default=False),
@@ -118,14 +122,15 @@ def evaluate(
     temperatures: Temperatures = None,
     chains: Chains = None,
     ais: Annealed = None,
+    features: Features = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Measure a run: numbers with standard errors and units."""
-    from sfumato.cli.evidence import evidence_blocks
     from sfumato.cli.printing import console, print_columns, show, show_json
     from sfumato.cli.progress import progress
     from sfumato.cli.talk import details, evaluation_rows
+    from sfumato.report import evidence as sections
     from sfumato.verbs import evaluate as verb
 
     shown = progress(console(stderr=True), "img", quiet)
@@ -139,6 +144,7 @@ def evaluate(
             temperatures=temperatures,
             chains=chains,
             ais=ais,
+            features=features,
             tell=shown.on_measuring,
         )
     finally:
@@ -152,11 +158,11 @@ def evaluate(
     for line in details(result):
         show(line)
     if evidence:
-        for title, rows in evidence_blocks(result["evidence"]):
+        for title, rows in sections.blocks(result["evidence"]):
             show(title)
             print_columns(out, rows, indent=2, dim=2)
-        for name, why in result["evidence"]["absent"].items():
-            show(f"not measured: {name.replace('_', ' ')} ({why})")
+        for name, why in sections.missing(result["evidence"]):
+            show(f"not measured: {name} ({why})")
     return 0
 
 

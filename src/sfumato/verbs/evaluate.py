@@ -11,7 +11,9 @@ from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Count, Size, checked
 from sfumato.data.content import SPLITS
 from sfumato.evaluation.annealed import Annealing
-from sfumato.evaluation.evidence import SAMPLES, find_evidence
+from sfumato.evaluation.evidence import SAMPLES
+from sfumato.evaluation.features import onnx_features
+from sfumato.evaluation.thorough import measure_thoroughly
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import pack
 from sfumato.models import PackagedModel
@@ -33,6 +35,7 @@ def evaluate(
     temperatures: int | None = None,
     chains: int | None = None,
     ais: int | None = None,
+    features: str | Path | None = None,
     tell: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a run on one split; on the test split of a finished one, ``evaluation.json`` and the report are renewed.
@@ -42,11 +45,12 @@ def evaluate(
         samples: K of the bound on log p(x), used exactly; by default 100, and 5,000 for the evidence.
         split: train, validation or test.
         seed: of all noise.
-        evidence: measure log p(x) with more care: the bound for growing K, annealed importance sampling, and for
-            examples that the model makes both bounds; see :func:`~sfumato.evaluation.evidence.find_evidence`.
+        evidence: measure log p(x) with more care, where the ELBO goes, and how good generated data are; see
+            :func:`~sfumato.evaluation.thorough.measure_thoroughly`.
         temperatures: of the annealing; by default 1,000.
         chains: of the annealing, for each example; by default 16.
         ais: how many examples are annealed, of the split and as many made by the model; by default 50, 0 for none.
+        features: an ONNX file, the feature extractor of the fidelity; by default one is trained on the training split.
         tell: called as tell(part, done, of) as the work goes on.
 
     Returns:
@@ -54,6 +58,9 @@ def evaluate(
         as long as weights and data are the same.
     """
     given = {"temperatures": temperatures, "chains": chains, "ais": ais}
+    if features is not None and not evidence:
+        raise UserError("--features is about the fidelity, which nobody asked for. Add --evidence.")
+    extractor = None if features is None else onnx_features(features)
     annealing = _annealing(evidence, given)
     samples = None if samples is None else checked(samples, Size, "--samples")
     seed, count = checked(seed, Count, "--seed"), checked(ANNEALED if ais is None else ais, Count, "--ais")
@@ -68,7 +75,7 @@ def evaluate(
         result = measure(opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell)
         result["model"] = {"sha256": weights_hash(opened.model), "step": opened.step}
         if evidence:
-            result["evidence"] = find_evidence(
+            result["evidence"] = measure_thoroughly(
                 opened.model.model,
                 opened.model.preprocessing,
                 opened.dataset,
@@ -76,10 +83,10 @@ def evaluate(
                 samples=SAMPLES if samples is None else samples,
                 annealing=annealing,
                 annealed=count,
-                simulated=count,
+                extractor=extractor,
                 seed=seed,
                 tell=tell,
-            ).to_dict()
+            )
         return result
 
     if not state.finished:
