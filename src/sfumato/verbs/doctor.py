@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.errors import SfumatoError
+from sfumato.core.errors import SfumatoError, UserError
 from sfumato.core.interfaces import Objective
 from sfumato.core.schedules import Schedule
 from sfumato.core.spec import from_spec
 from sfumato.evaluation.diagnosis import Course, Finding, Measured, Settings, Symptoms, diagnose, measure
 from sfumato.evaluation.diagnosis.symptoms import State
 from sfumato.io.run import RunFolder
-from sfumato.io.store import shown
+from sfumato.io.store import DamagedError, shown
 from sfumato.recipes.plan import RATE
 from sfumato.verbs.opening import Opened, is_run, open_run
 from sfumato.verbs.state import free_name, read_state
@@ -165,13 +165,13 @@ def _examine(path: Path, seed: int) -> Diagnosis:
     opened: Opened | None = None
     measured: Measured | None = None
     if folder.model.exists() or folder.open_checkpoints().steps():
-        opened = open_run(folder.path)
         try:
-            dataset = opened.dataset
-        except SfumatoError as error:
+            opened = open_run(folder.path)
+            measured = measure(opened.model.model, opened.model.preprocessing, opened.dataset, seed=seed)
+        except DamagedError:
+            raise
+        except UserError as error:  # the data are gone, or are others now
             absent["data"] = str(error)
-        else:
-            measured = measure(opened.model.model, opened.model.preprocessing, dataset, seed=seed)
     else:
         absent["model"] = "there is none before the first checkpoint"
     symptoms = Symptoms(settings_of(decided), course_of(folder, decided, opened), measured)
