@@ -313,8 +313,8 @@ class _Path:
         self.size = max(1, rows // settings.chains)
         labels: Sequence[Tensor | None] = [None] * math.ceil(self.batch / self.size)
         if y is not None:
-            labels = y.split(self.size)
-        pieces = zip(x.split(self.size), labels, strict=True)
+            labels = torch.split(y, self.size)
+        pieces = zip(torch.split(x, self.size), labels, strict=True)
         self.parts = [_Part(part, label, model.prior(label), self._base(part, label)) for part, label in pieces]
 
     def begin(self, chains: int, noise: _Noise) -> Float[Tensor, "chains batch ..."]:
@@ -323,7 +323,7 @@ class _Path:
 
     def __call__(self, z: Float[Tensor, "chains batch ..."]) -> _Point:
         """Return what the densities and their gradients are at z."""
-        found = [self._look(part, piece) for part, piece in zip(self.parts, z.split(self.size, 1), strict=True)]
+        found = [self._look(part, piece) for part, piece in zip(self.parts, torch.split(z, self.size, 1), strict=True)]
         return found[0] if len(found) == 1 else _Point(*[torch.cat(column, 1) for column in zip(*found, strict=True)])
 
     def _look(self, part: _Part, z: Tensor) -> _Point:

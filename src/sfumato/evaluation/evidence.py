@@ -322,7 +322,7 @@ def _anneal(
     device = next(model.parameters()).device
     rungs = settings.rungs * (model.num_classes if model.decoder.sees_label else 1)
     scale = f"{settings.temperatures:,} temperatures, {settings.chains} chains"
-    pieces = x.split(together)
+    pieces = torch.split(x, together)
     tick = _told(tell, f"annealing, {scale}", rungs * len(pieces))
     chains = [
         annealed_chains(model, piece.to(device), settings, seed=seed_for(STREAM, seed, 0, number), tick=tick)
