@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.data import load_dataset
+    from sfumato.verbs.doctor import doctor
     from sfumato.verbs.encode import encode
     from sfumato.verbs.evaluate import evaluate
     from sfumato.verbs.generate import decode, interpolate, reconstruct, sample
     from sfumato.verbs.info import info
     from sfumato.verbs.opening import load
     from sfumato.verbs.python import inspect, train
+    from sfumato.verbs.sweep import sweep
     from sfumato.verbs.train import resume
 
 __version__ = version("sfumato")
 
 _PLACES = {
     "decode": "sfumato.verbs.generate",
+    "doctor": "sfumato.verbs.doctor",
     "encode": "sfumato.verbs.encode",
     "evaluate": "sfumato.verbs.evaluate",
     "info": "sfumato.verbs.info",
@@ -39,12 +42,14 @@ _PLACES = {
     "reconstruct": "sfumato.verbs.generate",
     "resume": "sfumato.verbs.train",
     "sample": "sfumato.verbs.generate",
+    "sweep": "sfumato.verbs.sweep",
     "train": "sfumato.verbs.python",
 }
 
 __all__ = [
     "__version__",
     "decode",
+    "doctor",
     "encode",
     "evaluate",
     "info",
@@ -55,6 +60,7 @@ __all__ = [
     "reconstruct",
     "resume",
     "sample",
+    "sweep",
     "train",
 ]
 

@@ -22,7 +22,7 @@ Evidence = Annotated[
 Temperatures = Annotated[int | None, options.option("--temperatures", Size, "Steps of the annealing.  [default: 1000]")]
 Chains = Annotated[int | None, options.option("--chains", Size, "Chains for each example.  [default: 16]")]
 Annealed = Annotated[
-    int | None, options.option("--ais", Count, "Examples to anneal, and to make for the sandwich.  [default: 50]")
+    int | None, options.option("--ais", Count, "Examples to anneal, and to make for the sandwich.  [default: 20]")
 ]
 Features = Annotated[
     Path | None,

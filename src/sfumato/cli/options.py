@@ -12,7 +12,7 @@ from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Count, NonNegative, Positive, Range, Size, checked
 from sfumato.verbs.words import seconds_of, shares_of, size_of
 
-BUILT_IN = ("fashion-mnist", "fashion-mnist-mini")
+BUILT_IN = ("fashion-mnist", "fashion-mnist-mini", "dsprites", "dsprites-mini")
 LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
 BINARISE = ("none", "fixed", "dynamic")
 CONDITIONS = ("prior", "decoder", "encoder", "both")

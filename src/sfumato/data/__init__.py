@@ -6,6 +6,7 @@ Nothing here knows a model. Values stay as they came until a batch is on the dev
 from sfumato.data.builtin import BUILTIN
 from sfumato.data.dataset import Dataset, Examples, InMemory
 from sfumato.data.decisions import Decision, build_preprocessing, decide, decided
+from sfumato.data.dsprites import DSprites
 from sfumato.data.inspection import Inspection, inspect_dataset
 from sfumato.data.loading import load_dataset
 from sfumato.data.order import Order, batch_at, epoch_order
@@ -14,6 +15,7 @@ from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Pre
 __all__ = [
     "BUILTIN",
     "Binarise",
+    "DSprites",
     "Dataset",
     "Decision",
     "Examples",

@@ -348,7 +348,7 @@ def _prior_moments(prior: Distribution, dims: int) -> tuple[Tensor | None, Tenso
     if isinstance(prior, LabelledMixture):
         weights, means = prior.log_weights.double().exp(), prior.means.double()
         centre = weights @ means
-        return centre, prior.scale**2 + weights @ (means - centre).square()
+        return centre, weights @ (prior.log_variances.double().exp() + (means - centre).square())
     try:
         return prior.mean.reshape(dims), prior.variance.reshape(dims)
     except NotImplementedError:

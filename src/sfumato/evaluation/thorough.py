@@ -18,8 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.data import Dataset, Preprocessing
-from sfumato.data.dsprites import DSprites
+from sfumato.data import Dataset, DSprites, Preprocessing
 from sfumato.evaluation.aggregate import find_aggregate
 from sfumato.evaluation.annealed import Annealing
 from sfumato.evaluation.checks import calibration, predictive_checks, rate_distortion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,11 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
         plain[name] = value.clone() if memory in seen else value
         seen.add(memory)
     return _sorted_header(safetensors.torch.save(plain, header))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of ``tensors`` as a file holds them: for weights the one of ``model.safetensors``."""
+    return hashlib.sha256(pack(tensors)).hexdigest()
 
 
 def unpack(data: bytes, source: str) -> dict[str, Tensor]:

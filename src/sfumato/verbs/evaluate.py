@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ from sfumato.evaluation.evidence import SAMPLES
 from sfumato.evaluation.features import onnx_features
 from sfumato.evaluation.thorough import measure_thoroughly
 from sfumato.io.run import RunFolder
-from sfumato.io.tensors import pack
-from sfumato.models import PackagedModel
 from sfumato.verbs.listeners import Reporter
 from sfumato.verbs.opening import Opened, open_run
 from sfumato.verbs.state import RunState, read_state
 from sfumato.verbs.train import EVALUATION_SAMPLES, measure
 
-ANNEALED = 50
+ANNEALED = 20
 
 
 def evaluate(
@@ -49,7 +46,7 @@ def evaluate(
             :func:`~sfumato.evaluation.thorough.measure_thoroughly`.
         temperatures: of the annealing; by default 1,000.
         chains: of the annealing, for each example; by default 16.
-        ais: how many examples are annealed, of the split and as many made by the model; by default 50, 0 for none.
+        ais: how many examples are annealed, of the split and as many made by the model; by default 20, 0 for none.
         features: an ONNX file, the feature extractor of the fidelity; by default one is trained on the training split.
         tell: called as tell(part, done, of) as the work goes on.
 
@@ -73,7 +70,6 @@ def evaluate(
     def measured() -> dict[str, Any]:
         plain = EVALUATION_SAMPLES if samples is None else samples
         result = measure(opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell)
-        result["model"] = {"sha256": weights_hash(opened.model), "step": opened.step}
         if evidence:
             result["evidence"] = measure_thoroughly(
                 opened.model.model,
@@ -110,11 +106,6 @@ def report(path: str | Path) -> Path:
     with folder.lock():
         _draw(opened, folder, read_state(folder))
     return folder.report
-
-
-def weights_hash(model: PackagedModel) -> str:
-    """Return the SHA-256 of the weights as a model folder holds them, the one of ``model.safetensors``."""
-    return hashlib.sha256(pack(model.state_dict())).hexdigest()
 
 
 def _annealing(evidence: bool, given: Mapping[str, int | None]) -> Annealing:

@@ -16,6 +16,7 @@ from sfumato.evaluation import evaluate
 from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
+from sfumato.io.tensors import digest
 from sfumato.models import VAE, PackagedModel
 from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
@@ -267,7 +268,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return everything that an evaluation measures, with the judge where there are classes, and the baselines."""
     judge = bool(packaged.model.num_classes) and dataset.num_classes > 1
-    return evaluate(
+    found = evaluate(
         packaged.model,
         packaged.preprocessing,
         dataset,
@@ -277,7 +278,8 @@ def measure(
         judge=judge,
         baselines=True,
         tell=tell,
-    ).to_dict()
+    )
+    return {**found.to_dict(), "model": {"sha256": digest(packaged.state_dict())}}
 
 
 def finish(
