@@ -67,7 +67,7 @@ class Setting:
     data: str = "fashion-mnist-mini"
     latent_dim: int = 8
     width: int = 200
-    steps: int = 500
+    steps: int = 800
     batch_size: int = 64
     learning_rate: float = 3e-3
     test: int = 1_000
