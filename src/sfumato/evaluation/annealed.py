@@ -129,7 +129,7 @@ def sigmoid_schedule(temperatures: int) -> Float64[Tensor, " steps"]:
     """Return beta_0 ... beta_T, T + 1 numbers from 0 to 1: a sigmoid over [-4, 4], shifted and scaled to meet the ends.
 
     >>> sigmoid_schedule(4)
-    tensor([0.0000, 0.1058, 0.5000, 0.8942, 1.0000], dtype=torch.float64)
+    tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
     """
     betas = _beta(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64))
     betas[0], betas[-1] = 0.0, 1.0  # but for rounding they are already
