@@ -120,6 +120,14 @@ def straight(folder, **arguments):
     return everything(whole)
 
 
+def differences(folder, whole, **arguments):
+    """Resume, train to the end, and return the names of the parts that are not those of ``whole``."""
+    again = resumed(folder, **arguments)
+    again.fit()
+    found = everything(again)
+    return [name for name in whole if whole[name] != found[name]]
+
+
 class Crash(Exception):
     """Stands for the death of the process: nothing is saved, nothing is cleaned up."""
 
