@@ -45,7 +45,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import fixed_noise, logmeanexp, seed_for
 from sfumato.core.spec import Size, checked
-from sfumato.evaluation.bounds import log_class_weights
+from sfumato.evaluation.bounds import every_class, log_class_weights
 from sfumato.evaluation.measuring import measuring
 from sfumato.models import VAE
 
@@ -361,7 +361,7 @@ def _forwards(
     """Return the forward chains of every class that the decoder sees, or of no class in particular."""
     labels: list[Tensor | None] = [None]
     if model.decoder.sees_label:
-        labels = [torch.full((len(x),), number, device=x.device) for number in range(model.num_classes)]
+        labels = [*every_class(model, x)]
     betas, runs = sigmoid_schedule(settings.temperatures), []
     for number, y in enumerate(labels):
         path = _Path(model, x, y, settings, block)

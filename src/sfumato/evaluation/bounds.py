@@ -124,11 +124,9 @@ def class_bounds(
     """
     if not model.num_classes:
         raise UserError("this model has no classes, so there is no p(x | y). Train with --conditional.")
-    labels = (
-        torch.full((x.shape[0],), number, dtype=torch.int64, device=x.device) for number in range(model.num_classes)
-    )
     if model.labels_reach_networks:
-        return torch.stack([importance_bound(model, x, y, samples=samples, seed=seed, block=block) for y in labels], -1)
+        found = [importance_bound(model, x, y, samples=samples, seed=seed, block=block) for y in every_class(model, x)]
+        return torch.stack(found, -1)
     total: Tensor | None = None
     with measuring(model):
         for terms in weighted_draws(model, x, None, samples=samples, seed=seed, block=block):
@@ -179,6 +177,16 @@ def add_log(total: Tensor | None, values: Float[Tensor, "samples ..."]) -> Tenso
     """Return log(exp(total) + sum_s exp(values_s)), in float64; ``total`` None is nothing yet."""
     block = torch.logsumexp(values.double(), 0)
     return block if total is None else torch.logaddexp(total, block)
+
+
+def every_class(model: VAE, x: Tensor) -> list[Int[Tensor, " batch"]]:
+    """Return the labels that give every class in turn to a whole batch: all 0, all 1, ...; empty without classes.
+
+    Args:
+        model: its classes.
+        x: (batch, *data).
+    """
+    return [torch.full((len(x),), number, device=x.device) for number in range(model.num_classes)]
 
 
 def log_class_weights(model: VAE) -> Float[Tensor, " classes"]:

@@ -31,7 +31,7 @@ from sfumato.core.numerics import seed_for
 from sfumato.core.spec import Count, Size, checked
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.annealed import Annealing, annealed_chains, estimate, sandwich
-from sfumato.evaluation.bounds import add_log, log_class_weights, weighted_draws
+from sfumato.evaluation.bounds import add_log, every_class, log_class_weights, weighted_draws
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
@@ -268,7 +268,7 @@ def log_weights(
     """
     labels: list[Tensor | None] = [None]
     if model.labels_reach_networks:
-        labels = [torch.full((len(x),), number, device=x.device) for number in range(model.num_classes)]
+        labels = [*every_class(model, x)]
     draws = [weighted_draws(model, x, y, samples=samples, seed=seed, block=block) for y in labels]
     for parts in zip(*draws, strict=True):
         found = []
