@@ -21,8 +21,9 @@ from sfumato.evaluation.distances import (
     neighbour_scores,
     two_sample_test,
 )
-from sfumato.evaluation.features import choose, judge_features, onnx_features, principal_features, weights_hash
+from sfumato.evaluation.features import choose, judge_features, onnx_features, principal_features
 from sfumato.evaluation.fidelity import fidelity
+from sfumato.io.tensors import digest
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import VAE
 from sfumato.networks import MLP
@@ -255,7 +256,7 @@ def test_with_classes_the_features_are_those_of_the_judge_on_the_training_split(
     preprocessing = Standardise((4,))
     found = fidelity(linear_vae().float(), preprocessing, data, n=100, seed=5, draw=True)
     judge = train_judge(data, preprocessing, seed=5)
-    assert found.extractor_sha256 == weights_hash(judge)
+    assert found.extractor_sha256 == digest(judge.state_dict())
     assert found.features == 256
     assert "100 examples are too few for 256 features" in found.notes[0]
     trained = fidelity(linear_vae().float(), preprocessing, data, split="train", n=50, extractor=judge_features(judge))
@@ -273,9 +274,9 @@ def test_the_last_layer_turns_the_judges_features_into_its_logits(shape):
         torch.testing.assert_close(logits, judge(x))
     last = judge.layers[-1]
     assert isinstance(last, nn.Linear)
-    before = weights_hash(judge)
+    before = digest(judge.state_dict())
     last.bias.data[0] += 1e-3
-    assert weights_hash(judge) != before
+    assert digest(judge.state_dict()) != before
 
 
 def test_principal_components_against_the_covariance():

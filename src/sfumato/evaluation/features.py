@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise, seed_for
@@ -27,7 +27,7 @@ from sfumato.data import Dataset, Examples, InMemory, Preprocessing
 from sfumato.evaluation.classifier import Judge, train_judge
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Tell, batches
-from sfumato.io.tensors import pack
+from sfumato.io.tensors import digest
 
 COMPONENTS = 64
 PCA_EXAMPLES = 1_000
@@ -101,7 +101,7 @@ def judge_features(judge: Judge) -> Extractor:
             features: Tensor = body(x.to(device))
             return features
 
-    return Extractor("penultimate layer of the built-in classifier", weights_hash(judge), "preprocessed", apply)
+    return Extractor("penultimate layer of the built-in classifier", digest(judge.state_dict()), "preprocessed", apply)
 
 
 def principal_features(
@@ -128,8 +128,8 @@ def principal_features(
     mean = x.mean(0)
     basis = torch.linalg.svd(x - mean, full_matrices=False).Vh[:components].T.contiguous()
     name = f"first {basis.shape[1]} principal components of the training split"
-    digest = hashlib.sha256(pack({"mean": mean, "basis": basis})).hexdigest()
-    return Extractor(name, digest, "preprocessed", lambda x: (x.flatten(1).double().cpu() - mean) @ basis)
+    sha256 = digest({"mean": mean, "basis": basis})
+    return Extractor(name, sha256, "preprocessed", lambda x: (x.flatten(1).double().cpu() - mean) @ basis)
 
 
 def onnx_features(path: str | Path, *, sees: Literal["preprocessed", "raw"] = "raw") -> Extractor:
@@ -195,11 +195,6 @@ def _open(data: bytes, title: str) -> tuple[Any, str, torch.dtype]:
         got = ", ".join(f"{one.name} {one.type}" for one in inputs) or "none"
         raise UserError(f"the extractor {title} should have one input, a tensor of numbers; got {got}. Export another.")
     return session, inputs[0].name, ONNX_TYPES[inputs[0].type]
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Return the SHA-256 of a module's weights and buffers, as a safetensors file of them has it."""
-    return hashlib.sha256(pack(module.state_dict())).hexdigest()
 
 
 def choose(examples: Examples, count: int, seed: int) -> Examples:
