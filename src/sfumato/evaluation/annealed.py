@@ -158,7 +158,7 @@ def annealed_bound(
     Raises:
         UserError: a part without a density, or without a gradient in z.
     """
-    return estimate(annealed_chains(model, x, settings, seed=seed, block=block, tick=tick).log_weights)
+    return logmeanexp(annealed_chains(model, x, settings, seed=seed, block=block, tick=tick).log_weights)
 
 
 def annealed_chains(
@@ -217,8 +217,8 @@ def sandwich(
         if y is not None and others is not None:
             inverse = -torch.logaddexp(log_class_weights(model).double()[y] - inverse, others)
         return Sandwich(
-            estimate(forwards.log_weights),
-            -estimate(inverse),
+            logmeanexp(forwards.log_weights),
+            -logmeanexp(inverse),
             (forwards.acceptance + backwards.acceptance) / 2,
         )
 
@@ -238,11 +238,6 @@ def simulate(model: VAE, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Int[Ten
         prior = _dense(model.prior(y))
         z = prior.sample((n,) if not prior.batch_shape else ())
         return model.decode(z, y).sample().to(z.dtype), z, y
-
-
-def estimate(log_weights: Float64[Tensor, "chains batch"]) -> Float64[Tensor, " batch"]:
-    """Return the log of the mean weight over chains, nats."""
-    return logmeanexp(log_weights)
 
 
 class _Point(NamedTuple):

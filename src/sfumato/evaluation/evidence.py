@@ -27,10 +27,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sfumato.core.gaussians import has_density
-from sfumato.core.numerics import seed_for
+from sfumato.core.numerics import logmeanexp, seed_for
 from sfumato.core.spec import Count, Size, checked
 from sfumato.data import Dataset, Preprocessing
-from sfumato.evaluation.annealed import Annealing, annealed_chains, estimate, sandwich
+from sfumato.evaluation.annealed import Annealing, annealed_chains, sandwich
 from sfumato.evaluation.bounds import add_log, every_class, log_class_weights, weighted_draws
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
@@ -328,7 +328,7 @@ def _anneal(
         annealed_chains(model, piece.to(device), settings, seed=seed_for(STREAM, seed, 0, number), tick=tick)
         for number, piece in enumerate(pieces)
     ]
-    lower = torch.cat([estimate(found.log_weights) for found in chains]).cpu()
+    lower = torch.cat([logmeanexp(found.log_weights) for found in chains]).cpu()
     acceptance = mean_estimate(torch.cat([found.acceptance for found in chains]), "fraction")
     same: dict[str, Tensor] = {}
     if importance is not None:
