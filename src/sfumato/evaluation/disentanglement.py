@@ -55,7 +55,7 @@ Trees = Literal["boosted", "forest"]
 
 
 @dataclass(frozen=True)
-class Gap:
+class MeanOverFactors:
     """A mean over factors.
 
     Args:
@@ -122,7 +122,7 @@ class FactorVAEScore:
         return self.score.to_dict() | {"train": self.train, "active": self.active}
 
 
-def mig(codes: Codes, factors: Factors, *, bins: int = BINS) -> Gap:
+def mig(codes: Codes, factors: Factors, *, bins: int = BINS) -> MeanOverFactors:
     """Return the mutual information gap; its standard error by the delete-a-group jackknife (10 groups).
 
     Args:
@@ -148,7 +148,7 @@ def mig(codes: Codes, factors: Factors, *, bins: int = BINS) -> Gap:
     def value(kept: Tensor) -> float:
         return float(gaps(everything[kept[everything % len(kept)]]).mean())
 
-    return Gap(jackknife(value, len(codes), len(codes), "fraction"), tuple(gaps(everything).tolist()))
+    return MeanOverFactors(jackknife(value, len(codes), len(codes), "fraction"), tuple(gaps(everything).tolist()))
 
 
 def binned(codes: Codes, bins: int) -> Int64[Tensor, "n d"]:
@@ -305,7 +305,9 @@ def draw_factors(sizes: tuple[int, ...], count: int, generator: torch.Generator)
     return torch.stack([torch.randint(size, (count,), generator=generator) for size in sizes], 1)
 
 
-def sap(codes: Codes, factors: Factors, test_codes: Float[Tensor, "m d"], test_factors: Int64[Tensor, "m k"]) -> Gap:
+def sap(
+    codes: Codes, factors: Factors, test_codes: Float[Tensor, "m d"], test_factors: Int64[Tensor, "m k"]
+) -> MeanOverFactors:
     """Return the SAP score; its standard error is over test examples, the machines and the two best codes held fixed.
 
     Args:
@@ -327,7 +329,7 @@ def sap(codes: Codes, factors: Factors, test_codes: Float[Tensor, "m d"], test_f
         first, second = table.mean(1).topk(2).indices.tolist()
         gaps.append(table[first] - table[second])
     by_factor = torch.stack(gaps)
-    return Gap(mean_estimate(by_factor.mean(0), "fraction"), tuple(by_factor.mean(1).tolist()))
+    return MeanOverFactors(mean_estimate(by_factor.mean(0), "fraction"), tuple(by_factor.mean(1).tolist()))
 
 
 def _check(codes: Tensor, factors: Tensor) -> None:

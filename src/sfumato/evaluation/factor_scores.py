@@ -30,7 +30,7 @@ from sfumato.evaluation.disentanglement import (
     VOTE_EXAMPLES,
     VOTES,
     FactorVAEScore,
-    Gap,
+    MeanOverFactors,
     Trees,
     dci,
     draw_factors,
@@ -97,10 +97,10 @@ class Disentanglement:
     factors: tuple[str, ...]
     sizes: tuple[int, ...]
     codes: int
-    mig: Gap
+    mig: MeanOverFactors
     dci: DCI
     factor_vae: FactorVAEScore
-    sap: Gap
+    sap: MeanOverFactors
     settings: Mapping[str, int | float | str]
     seed: int
 
