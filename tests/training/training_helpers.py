@@ -1,7 +1,6 @@
 """A tiny training of every kind, ways to interrupt it, and all that must be the same after a resume."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import time
@@ -14,7 +13,7 @@ from sfumato.core.schedules import WarmUp, WarmUpCosine
 from sfumato.data import InMemory
 from sfumato.data.preprocessing import Binarise, Standardise
 from sfumato.io.run import RunFolder
-from sfumato.io.tensors import pack
+from sfumato.io.tensors import digest
 from sfumato.likelihoods import Bernoulli, Gaussian
 from sfumato.models import VAE
 from sfumato.networks import MLP
@@ -90,10 +89,6 @@ def resumed(folder, **arguments):
     fresh = trainer(folder, **arguments)
     fresh.resume()
     return fresh
-
-
-def digest(tensors):
-    return hashlib.sha256(pack(tensors)).hexdigest()
 
 
 def everything(done):
