@@ -194,20 +194,20 @@ def test_defect_6_a_value_that_is_not_finite_is_in_the_mean(tmp_path):
 
 def test_defect_9_clipping_is_after_the_backward_pass_and_before_the_step(monkeypatch):
     run, log = trainer(clip_norm=0.01), []
-    right_clip, right_step = nn.utils.clip_grad_norm_, run.state.optimizer.step
+    right_clip, right_step = nn.utils.clip_grads_with_norm_, run.state.optimizer.step
 
-    def clip(parameters, limit):
+    def clip(parameters, limit, norm):
         parameters = list(parameters)
         assert all(parameter.grad is not None for parameter in parameters), "after the backward pass"
         log.append("clip")
-        return right_clip(parameters, limit)
+        return right_clip(parameters, limit, norm)
 
     def step():
         norm = torch.cat([parameter.grad.flatten() for parameter in run.model.parameters()]).norm()
         log.append(("step", float(norm)))
         return right_step()
 
-    monkeypatch.setattr("sfumato.training.loop.nn.utils.clip_grad_norm_", clip)
+    monkeypatch.setattr("sfumato.training.loop.nn.utils.clip_grads_with_norm_", clip)
     run.state.optimizer.step = step
     assert run._step(5) == "accept"  # at step 0 the KL weighs nothing, and the prior's means have no gradient
     assert log[0] == "clip"

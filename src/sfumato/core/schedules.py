@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, final
 
 from sfumato.core.spec import Count, Probability, register
 
 
 class Schedule(ABC):
-    """A factor in [0, 1] for each step, counted from 0."""
+    """A factor in [0, 1] for each step, counted from 0.
+
+    A compiled step passes a tensor of shape () instead of a whole number and wants one back: arithmetic, no ``if``.
+    """
 
     spec_kind = "schedule"
 
@@ -60,9 +63,8 @@ class WarmUp(Schedule):
 
     def __call__(self, step: int) -> float:
         """Return the height of the line at ``step``."""
-        if step >= self.steps:
-            return 1.0
-        return self.start + (1 - self.start) * step / self.steps
+        height: float = self.start + (1 - self.start) * at_most_1(step / self.steps) if self.steps else 1.0
+        return height
 
 
 @final
@@ -91,8 +93,13 @@ class WarmUpCosine(Schedule):
         """Return the factor at ``step``; the first step of the warm-up is not 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        progress: float = at_most_1((step - self.warmup) / max(1, self.steps - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def at_most_1(value: Any) -> Any:
+    """Return min(1, value) for a number or a tensor."""
+    return value.clamp(max=1.0) if hasattr(value, "clamp") else min(1.0, value)
 
 
 __all__ = ["Constant", "Schedule", "WarmUp", "WarmUpCosine"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from sfumato.core.gaussians import as_normal, closed_form_kl, has_density, kl_parts
+from sfumato.core.once import once
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +60,24 @@ class Terms:
         """The samples of every level, top first."""
         return tuple(level.z for level in self.levels)
 
-    @cached_property
+    @once
     def log_likelihood(self) -> Float[Tensor, "samples batch"]:
         """log p(x | z) in nats."""
         return self.observation.log_prob(self.x)
 
-    @cached_property
+    @once
     def log_prior(self) -> Float[Tensor, "samples batch"]:
         """log p(z | y) in nats, over all levels."""
         return sum_levels([level.prior.log_prob(level.z) for level in self.levels])
 
-    @cached_property
+    @once
     def log_posterior(self) -> Float[Tensor, "samples batch"] | None:
         """log q(z | x) in nats, over all levels; None where a posterior has no density."""
         if not all(has_density(level.posterior) for level in self.levels):
             return None
         return sum_levels([level.posterior.log_prob(level.z) for level in self.levels])
 
-    @cached_property
+    @once
     def kl(self) -> Float[Tensor, "levels batch"] | None:
         """KL(q || p) of each level in nats, in closed form; None where some level has none.
 
@@ -97,14 +97,14 @@ class Terms:
             rows.append(row)
         return torch.stack(rows)
 
-    @cached_property
+    @once
     def sampled_kl(self) -> Float[Tensor, "levels batch"] | None:
         """log q - log p of each level in nats, averaged over the samples: unbiased for KL; None without a density."""
         if self.log_posterior is None:
             return None
         return torch.stack([self._sampled_kl(level) for level in self.levels])
 
-    @cached_property
+    @once
     def kl_parts(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None:
         """(L_mu, L_sigma) in nats, over all levels: the two parts of the KL; None unless all are Gaussian.
 
@@ -123,7 +123,7 @@ class Terms:
         l_mu, l_sigma = (torch.stack(column).sum(0) for column in zip(*totals, strict=True))
         return l_mu, l_sigma
 
-    @cached_property
+    @once
     def sigma(self) -> Float[Tensor, " batch"] | None:
         """The posterior's standard deviation, averaged over all latent dimensions; None unless Gaussian."""
         normals = [as_normal(level.posterior) for level in self.levels]

@@ -62,7 +62,7 @@ class ELBO(Objective):
         if self.beta:
             needs_density(terms, "ELBO with beta > 0")
         kl = kl_of(terms, self.analytic)
-        if kl is not None and beta:
+        if kl is not None and self.beta:
             # An estimate may be negative, and cutting it at 0 would bias it: no free bits, no clamp.
             paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
             loss = loss + beta * paid.sum(0)

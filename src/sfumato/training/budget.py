@@ -33,6 +33,9 @@ def steps_in(
     kept for checkpoints and pictures.
     """
     trainer = Trainer(copy.deepcopy(model), objective, train, validation, preprocessing, config)
+    begin = time.monotonic()
+    trainer.choose_engine(seconds)
+    seconds -= time.monotonic() - begin  # the training chooses again
     for step in range(WARM):
         trainer.measured_step(step)
     begin, done = time.monotonic(), 0

@@ -28,6 +28,8 @@ class TrainingConfig:
         ema_decay: of the averaged weights that are evaluated and kept; 0: no averaging.
         precision: ``float32``; ``bf16``, autocast in the training step; ``auto``: bf16 where the hardware computes in
             it. Evaluation is in float32 whatever this says.
+        engine: how a step is computed: ``eager``, as written; ``compiled``; ``auto``: what was measured to be fastest,
+            in trainings that are long enough to measure. They differ by rounding only.
         seed: of the order of the data and of all noise.
         log_every: steps between lines of metrics.
         evaluate_every: steps between evaluations on the validation split.
@@ -45,6 +47,7 @@ class TrainingConfig:
     clip_norm: NonNegative = 0.0
     ema_decay: Decay = 0.999
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    engine: Literal["auto", "eager", "compiled"] = "auto"
     seed: Count = 0
     log_every: Steps = 50
     evaluate_every: Steps = 500

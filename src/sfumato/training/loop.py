@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from sfumato.data import Examples, Order
 from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder, finite
 from sfumato.training.config import TrainingConfig
+from sfumato.training.engine import Engine, Way
 from sfumato.training.guard import Verdict
 from sfumato.training.interruption import Interruption
 from sfumato.training.listener import Listener
@@ -32,6 +32,7 @@ from sfumato.training.runtime import open_runtime
 from sfumato.training.state import BEST, TensorTree, TrainingState, best_weights
 from sfumato.training.validation import validate
 
+WORTH_A_SEARCH = 200  # steps
 NOISE = 0x6E6F697365  # "noise": keeps these random numbers apart from others with the same seed
 
 
@@ -135,6 +136,7 @@ class Trainer:
         self.preprocessing = preprocessing.to(self.runtime.device)
         self.folder, self.listener, self.items = folder, listener or Listener(), items
         self.checkpoints = folder.open_checkpoints() if folder else None
+        self.engine = Engine(self.model, objective, self.preprocessing, self.runtime, config.batch_size)
         self.state = TrainingState(self.model, config)
         self.save_failed = ""
         self._begun = False
@@ -180,6 +182,7 @@ class Trainer:
         saved = state.step
         with Interruption(self.listener.say) as interruption:
             if not self._begun:
+                self.choose_engine()
                 self._evaluate()
                 self._keep_good()
                 self._save()
@@ -208,6 +211,39 @@ class Trainer:
                 self._save()
         return self._outcome(interruption.signal)
 
+    def choose_engine(self, seconds: float | None = None) -> None:
+        """Measure the ways to compute a step and keep the fastest; it changes no number but by rounding.
+
+        Args:
+            seconds: how long the training will take; None: as long as its steps take.
+
+        Raises:
+            UserError: a compiled step was asked for, and there is none.
+        """
+        if self.config.engine == "auto" and self.config.steps - self.state.step < WORTH_A_SEARCH:
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        indices = self._order(0)
+
+        def trial() -> Tensor:
+            with self.engine.products():
+                output = self._forward(indices, self.config.steps)
+                found = self._differentiate(output)
+            self.state.optimizer.zero_grad()
+            return torch.tensor([*found, *(float(values.mean()) for values in output.values.values())])
+
+        def ahead(per_step: float) -> float:
+            return (self.config.steps - self.state.step) * per_step if seconds is None else seconds
+
+        try:
+            sentence = self.engine.choose(trial, ahead, self.config.engine)
+        except RuntimeError as error:
+            raise UserError(f"{error}. Leave --engine away, or use --engine eager.") from None
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
+        if sentence:
+            self.listener.say(sentence)
+
     def measured_step(self, step: int) -> None:
         """Do a step whose only purpose is the time it takes."""
         self._step(step)
@@ -223,12 +259,13 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         indices = self._order(step)
-        output = self._forward(indices, step)
-        loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(state.parameters, config.clip_norm or math.inf)
-        verdict = state.guard.judge(float(loss.detach()), float(norm.detach()))
+        with self.engine.products():
+            output = self._forward(indices, step)
+            loss, norm = self._differentiate(output)
+        verdict = state.guard.judge(loss, norm)
         if verdict == "accept":
+            if 0 < config.clip_norm < norm:
+                nn.utils.clip_grads_with_norm_(state.parameters, config.clip_norm, torch.tensor(norm))
             state.optimizer.step()
             self.model.accept_step()  # type: ignore[operator]
             state.average()
@@ -243,11 +280,15 @@ class Trainer:
         device = self.runtime.device
         seed = seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.runtime.rank)
         with fixed_noise(seed, device):
-            x = self.preprocessing(raw.to(device, non_blocking=True))
             y = None if y is None else y.to(device, non_blocking=True)
-            with self.runtime.autocast():
-                output: ObjectiveOutput = self.objective(self.model(x, y, self.objective.samples), step)
-        return output
+            return self.engine(raw.to(device, non_blocking=True), y, step)
+
+    def _differentiate(self, output: ObjectiveOutput) -> tuple[float, float]:
+        """Leave the gradients of the mean loss in the parameters; return the loss and the gradients' norm."""
+        loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in self.state.parameters if parameter.grad is not None]
+        return float(loss.detach()), float(nn.utils.get_total_norm(gradients))
 
     def _new_order(self) -> Order:
         """Return the order of the data; every recovery has another one."""
@@ -349,7 +390,8 @@ class Trainer:
             "preprocessing": self.preprocessing,
         }
         surroundings = f"{self.runtime.device.type}, {'bf16' if self.runtime.bf16 else 'float32'}"
-        return {name: fingerprint(part) for name, part in parts.items()} | {"surroundings": surroundings}
+        said = {"surroundings": surroundings, "engine": str(self.engine.way)}
+        return {name: fingerprint(part) for name, part in parts.items()} | said
 
     def _compare(self, latest: Checkpoint) -> None:
         """Refuse a checkpoint of other parts; say so when it was computed elsewhere."""
@@ -360,6 +402,7 @@ class Trainer:
                     f"the checkpoint of step {latest.step:,} was made with another {name} than run.json describes now. "
                     "Put the original run.json back, or train a new run."
                 )
+        self.engine.way = Way.parse(before["engine"])
         if before["surroundings"] != now["surroundings"]:
             self.listener.say(
                 f"bit-exact not promised: the steps were computed on {before['surroundings']} and now are on "
@@ -389,7 +432,7 @@ class Trainer:
             f"{guard.learning_rate_factor:g}, recovery {guard.recoveries} of at most 5."
         )
 
-    def _describe(self, output: ObjectiveOutput, norm: Tensor, indices: Tensor, step: int) -> str:
+    def _describe(self, output: ObjectiveOutput, norm: float, indices: Tensor, step: int) -> str:
         """Return which number went wrong first, and for which example."""
         losses = {f"the {group}'s loss": values for group, values in output.losses.items()}
         for name, values in {**output.values, **losses}.items():
@@ -398,7 +441,7 @@ class Trainer:
                 index = int(indices[bad.nonzero()[0, 0].cpu()])
                 item = self.items[index] if self.items else f"training example {index}"
                 return f"{name} became {'NaN' if bool(values[bad].isnan().any()) else 'infinite'} (first in {item})"
-        return f"the gradient's norm was {float(norm):.3g}"
+        return f"the gradient's norm was {norm:.3g}"
 
     def _obituary(self) -> str:
         assert self._good is not None

@@ -1,0 +1,168 @@
+"""How the numbers of a step are computed: as written, or compiled, and by which matrix products.
+
+Every way draws the same random numbers and computes the same formulas, so that two ways differ by rounding only. Which
+one is fastest depends on the model, the batch and the processor, so it is measured, on the model that is trained; one
+that does not agree with the plain one is not used. torch's own settings are the same again after every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.interfaces import Objective, ObjectiveOutput
+from sfumato.training.runtime import Runtime
+
+Choice = Literal["auto", "eager", "compiled"]
+PAYS = 100.0  # seconds of training from which on the time that compiling takes is likely to come back
+ROUNDS = 5
+BETTER = 1.03
+AGREEMENT = 1e-4
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a step.
+
+    Args:
+        compiled: whether torch compiles the step, or runs it as written.
+        onednn: whether float32 matrix products go through oneDNN, which on some processors is twice as fast.
+    """
+
+    compiled: bool = False
+    onednn: bool = False
+
+    def __str__(self) -> str:
+        return ("compiled" if self.compiled else "eager") + (", oneDNN" if self.onednn else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Way:
+        """Return the way that ``str`` describes."""
+        return cls(text.startswith("compiled"), text.endswith("oneDNN"))
+
+
+class Engine:
+    """Computes what the objective says about a batch.
+
+    Args:
+        model: in training mode.
+        objective: what is minimised.
+        preprocessing: raw data to the model's input.
+        runtime: device and precision.
+        batch_size: the size of a whole batch; other sizes are computed as written.
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, preprocessing: nn.Module, runtime: Runtime, batch_size: int
+    ) -> None:
+        self.model, self.objective, self.preprocessing = model, objective, preprocessing
+        self.runtime, self.batch_size = runtime, batch_size
+        self.way = Way()
+        self._compiled: Callable[..., ObjectiveOutput] | None = None
+
+    def __call__(self, raw: Tensor, y: Tensor | None, step: int) -> ObjectiveOutput:
+        """Return the objective of raw examples (batch, *data) with classes ``y`` at ``step``."""
+        with self.runtime.autocast():
+            if not self.way.compiled or len(raw) != self.batch_size:
+                return self._compute(raw, y, step)
+            if self._compiled is None:
+                options: dict[str, Any] = {"fallback_random": True}  # the random numbers of the plain way
+                self._compiled = torch.compile(self._compute, fullgraph=True, dynamic=False, options=options)
+            return self._compiled(raw, y, torch.tensor(float(step), dtype=torch.float64))
+
+    def _compute(self, raw: Tensor, y: Tensor | None, step: int) -> ObjectiveOutput:
+        output: ObjectiveOutput = self.objective(self.model(self.preprocessing(raw), y, self.objective.samples), step)
+        return output
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Inside, matrix products are computed the way that was chosen."""
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        if not self.way.onednn or matmul is None:
+            yield
+            return
+        before = matmul.fp32_precision
+        matmul.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
+
+    def ways(self, compiled: bool) -> list[Way]:
+        """Return every way there is on this device, the plain one first."""
+        onednn = self.runtime.device.type == "cpu" and not self.runtime.bf16 and _onednn_is_float32()
+        return [Way(*flags) for flags in itertools.product((False, True)[: 1 + compiled], (False, True)[: 1 + onednn])]
+
+    def choose(self, trial: Callable[[], Tensor], seconds: Callable[[float], float], asked: Choice) -> str:
+        """Measure the ways of computing a step, keep the fastest, and return what is to be said about it, or "".
+
+        Args:
+            trial: does one step that changes nothing but gradients, and returns numbers that every way must agree on.
+            seconds: from the seconds of one trial to those of the training that is ahead.
+            asked: eager, the plain way; compiled, the fastest compiled one; auto, the fastest, where the training is
+                long enough to pay for the search.
+
+        Raises:
+            RuntimeError: compiled was asked for, and cannot be.
+        """
+        self.way = Way()
+        if asked == "eager":
+            return ""
+        if asked == "auto" and seconds(self._time(trial)) < PAYS:
+            return ""
+        expected = trial()
+        times: dict[Way, list[float]] = {}
+        for way in self.ways(compiled=True):
+            self.way = way
+            try:
+                found = trial()
+            except Exception as error:  # no compiler, or something that it cannot read
+                if asked == "compiled":
+                    self.way = Way()
+                    raise RuntimeError(f"the step cannot be compiled: {_first_line(error)}") from error
+                continue
+            if torch.allclose(found, expected, rtol=AGREEMENT, atol=AGREEMENT):
+                times[way] = []
+        for _ in range(ROUNDS):
+            for way, found_times in times.items():
+                self.way = way
+                found_times.append(self._time(trial))
+        medians = {way: statistics.median(found) for way, found in times.items()}
+        allowed = {way: time for way, time in medians.items() if way.compiled or asked == "auto"}
+        best = min(allowed, key=allowed.__getitem__)
+        gain = medians[Way()] / medians[best]
+        self.way = best if asked == "compiled" or gain > BETTER else Way()
+        if self.way == Way():
+            return ""
+        return f"engine: {self.way}, {gain:.2f} times as fast as eager here (measured); --engine eager turns it off"
+
+    def _time(self, trial: Callable[[], Tensor]) -> float:
+        """Return the seconds of one trial, the better of two."""
+        times = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            trial()
+            if self.runtime.device.type == "cuda":
+                torch.cuda.synchronize(self.runtime.device)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+
+def _onednn_is_float32() -> bool:
+    """Whether oneDNN may be told to compute float32 products its own way, and then still computes in float32."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(matmul, "fp32_precision") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return not any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported",))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
