@@ -94,6 +94,7 @@ def aggregate(good: bool) -> Row:
             "mean of z": [0.05, -0.05],
             "variance of z": [0.9, spread],
             "largest correlation": 0.1,
+            "log of the number of posteriors": 9.0,
             "Fréchet, z from N(0, I)": prior,
             "Fréchet, z from a normal fitted to q(z)": 52.0,
             "Fréchet, z from q(z)": 51.0,

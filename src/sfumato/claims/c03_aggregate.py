@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ def _about(bench: Bench, trained: Trained) -> dict[str, object]:
         "mean of z": centre.tolist(),
         "variance of z": spread.tolist(),
         "largest correlation": float(correlation.abs().max()),
+        "log of the number of posteriors": math.log(len(means)),
         "Fréchet, z from N(0, I)": frechet(bench, prior_samples(model, count, bench.seed)),
         "Fréchet, z from a normal fitted to q(z)": frechet(bench, decoded(model, fitted)),
         "Fréchet, z from q(z)": frechet(bench, of_posterior),
@@ -63,6 +66,9 @@ def conclude(seeds: Seeds) -> Result:
     distance = mean_interval(seeds("VAE", "KL of the aggregate"))
     least = mean_interval(seeds("VAE", "rate") - seeds("VAE", "information above"))
     rate = mean_interval(seeds("VAE", "rate"))
+    needed = mean_interval(seeds("VAE", "rate") - seeds("VAE", "log of the number of posteriors"))
+    centre, variance = seeds("VAE", "mean of z"), seeds("VAE", "variance of z")
+    unfinished = mean_interval(0.5 * (variance + centre**2 - 1 - np.log(variance)).sum(1))
     of_prior, of_posterior = seeds("VAE", "Fréchet, z from N(0, I)"), seeds("VAE", "Fréchet, z from q(z)")
     loss = mean_interval(of_prior / of_posterior)
     gain = mean_interval(np.log10(seeds("without KL", "Fréchet, z from N(0, I)") / of_prior))
@@ -71,25 +77,34 @@ def conclude(seeds: Seeds) -> Result:
     verdict = decide(moments and near, gain.above(0) and moments)
     sentence = Words(
         f"The moments of q(z): no mean farther from 0 than {mean.text('.2f')}, variances from {lowest.text('.2f')} to "
-        f"{highest.text('.2f')}, no correlation above {correlation.text('.2f')}. Yet KL(q(z) || N(0, I)) is "
-        f"{distance.text('.1f')} nats of a rate of {rate.value:.1f} for the posteriors of the training set, and "
-        "between "
-        f"{max(0.0, least.value):.1f} and that for the population. Pictures of z from N(0, I) are "
+        f"{highest.text('.2f')}, no correlation above {correlation.text('.2f')}. Means and variances "
+        f"alone are {unfinished.text('.2f')} nats from 0 and 1. At the end of all training they would be there "
+        "exactly, for z can be shifted and stretched without changing a reconstruction; as long as reconstructions "
+        "still improve, gradients hardly do so. KL(q(z) || N(0, I)) is "
+        f"{distance.text('.1f')} nats of a rate of {rate.value:.1f} for the posteriors of the training set; "
+        f"{max(0.0, needed.value):.1f} of them no encoder of that rate can avoid (rate - log N: N posteriors cannot "
+        f"carry more than log N of information), and for the population it is between {max(0.0, least.value):.1f} and "
+        "that. Pictures of z from N(0, I) are "
         f"{loss.text('.2f')} times as far from the data as pictures of z from q(z), and "
-        f"{10**gain.value:.0f} times nearer than without the KL term.",
+        f"{10**gain.value:.1f} times nearer than without the KL term.",
         f"q(z) 的矩：各维均值离 0 最远 {mean.text('.2f')}，方差在 {lowest.text('.2f')} 到 {highest.text('.2f')} 之间，"
         "相关系数最大 "
-        f"{correlation.text('.2f')}。但对训练集的后验而言 KL(q(z) ‖ N(0, I)) 为 {distance.text('.1f')} nat（码率 "
-        f"{rate.value:.1f}），"
+        f"{correlation.text('.2f')}。仅就均值与方差而言，离 0 和 1 还差 {unfinished.text('.2f')} nat："
+        "平移和伸缩 z 可以由解码器第一层抵消而不改变重构，所以训练到底时它们应恰为 0 和 1；但只要重构仍在改进，"
+        "梯度就几乎不去做这件事。"
+        f"对训练集的后验而言 KL(q(z) ‖ N(0, I)) 为 {distance.text('.1f')} nat（码率 {rate.value:.1f}），其中 "
+        f"{max(0.0, needed.value):.1f} 是这样的码率无法避免的（码率 − log N：N 个后验携带的信息不超过 log N）；"
         f"对总体而言介于 {max(0.0, least.value):.1f} 与该值之间。z 取自 N(0, I) 的图像与数据的距离是 z 取自 q(z) 时的 "
-        f"{loss.text('.2f')} 倍，是没有 KL 时的 1/{10**gain.value:.0f}。",
+        f"{loss.text('.2f')} 倍，是没有 KL 时的 1/{10**gain.value:.1f}。",
     )
     effects = (
         Effect(Words("largest |mean| of a dimension of q(z)", "q(z) 各维 |均值| 的最大值"), mean, "1"),
         Effect(Words("smallest variance", "最小方差"), lowest, "1"),
         Effect(Words("largest variance", "最大方差"), highest, "1"),
         Effect(Words("largest correlation", "最大相关系数"), correlation, "1"),
+        Effect(Words("nats in means and variances", "均值与方差所差的 nat"), unfinished, "nats"),
         Effect(Words("KL(q(z) || p(z)), training posteriors", "KL(q(z) ‖ p(z))，训练集后验"), distance, "nats"),
+        Effect(Words("rate - log N: the least that it can be", "码率 − log N：它的最小可能值"), needed, "nats"),
         Effect(Words("the same from below, population", "总体的下界"), least, "nats"),
         Effect(Words("Fréchet: z from N(0, I) over z from q(z)", "Fréchet 比：N(0, I) 对 q(z)"), loss, "1"),
         Effect(Words("log10 of Fréchet without KL over with", "Fréchet 比（无 KL 对有 KL）的 log10"), gain, "1"),
@@ -149,6 +164,7 @@ CLAIM = Claim(
         "mean of z": "1",
         "variance of z": "1",
         "largest correlation": "1",
+        "log of the number of posteriors": "nats",
         "Fréchet, z from N(0, I)": "1",
         "Fréchet, z from a normal fitted to q(z)": "1",
         "Fréchet, z from q(z)": "1",

@@ -53,9 +53,9 @@ class Setting:
         data: labelled images, by name or path.
         latent_dim: of every model.
         width: of the hidden layer of encoder and decoder.
-        steps: of a training; arms of a sweep have half as many.
+        steps: of a training; arms of a sweep have half as many, trainings that only may break a quarter.
         batch_size: examples a step.
-        learning_rate: Adam's, constant.
+        learning_rate: Adam's, at its peak after a twentieth of the steps; from there half a cosine down to 0.
         test: images of the test split that are measured on.
         evidence: images of the test split whose evidence is estimated.
         samples: K of the importance bound.
@@ -67,9 +67,9 @@ class Setting:
     data: str = "fashion-mnist-mini"
     latent_dim: int = 8
     width: int = 200
-    steps: int = 800
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    steps: int = 750
+    batch_size: int = 128
+    learning_rate: float = 1e-2
     test: int = 1_000
     evidence: int = 200
     samples: int = 100
@@ -80,6 +80,11 @@ class Setting:
         """The steps of an arm of a sweep."""
         return max(1, self.steps // 2)
 
+    @property
+    def stress_steps(self) -> int:
+        """The steps of a training that is done to see whether it breaks."""
+        return max(1, self.steps // 4)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for json."""
         return asdict(self)
@@ -87,7 +92,16 @@ class Setting:
 
 QUICK = Setting("quick")
 FULL = Setting(
-    "full", seeds=10, latent_dim=16, width=400, steps=10_000, test=2_000, evidence=500, samples=500, judge_steps=1_080
+    "full",
+    seeds=10,
+    latent_dim=16,
+    width=400,
+    steps=5_000,
+    learning_rate=5e-3,
+    test=2_000,
+    evidence=500,
+    samples=500,
+    judge_steps=1_080,
 )
 
 

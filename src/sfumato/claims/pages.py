@@ -114,13 +114,15 @@ def setting_line(summary: Mapping[str, Any], language: Language) -> str:
     return Words(
         f"Setting: {setting['data']}, {setting['seeds']} seeds, {setting['latent_dim']} latent dimensions, one hidden "
         "layer of "
-        f"{setting['width']}, {setting['steps']} steps of {setting['batch_size']} images (sweeps half as many), "
+        f"{setting['width']}, {setting['steps']} steps of {setting['batch_size']} images (sweeps half as many, "
+        "trainings that may break a quarter), Adam with a warm-up and a cosine down to 0, "
         f"{minutes:.0f} minutes of one core in all. Short trainings of small networks: what is said here is said of "
         "them, and a longer training may change a verdict (docs/benchmarks.md has the class-conditional model "
         "after ten minutes).",
         f"设置：{setting['data']}，{setting['seeds']} 个随机种子，{setting['latent_dim']} 个隐变量维度，一个宽 "
         f"{setting['width']} 的隐藏层，"
-        f"每步 {setting['batch_size']} 张图像，共 {setting['steps']} 步（扫描实验减半），合计单核 {minutes:.0f} 分钟。"
+        f"每步 {setting['batch_size']} 张图像，共 {setting['steps']} 步（扫描实验减半，可能失败的训练为四分之一），"
+        f"Adam 先预热、再按余弦降到 0，合计单核 {minutes:.0f} 分钟。"
         f"这些是小网络的短训练，结论也只对它们而言；训练更久，结论可能改变"
         f"（docs/benchmarks.md 有训练十分钟的条件模型）。{LABELS['figures in English'].zh}",
     ).of(language)
