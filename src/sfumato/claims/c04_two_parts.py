@@ -11,6 +11,7 @@ from sfumato.claims.drawing import BLUE, GREY, ORANGE, PURPLE, bars, panels, qui
 from sfumato.claims.measures import evidence, frechet, posterior_of, prior_samples
 from sfumato.claims.statistics import mean_interval, paired
 from sfumato.core.interfaces import Objective, ObjectiveOutput
+from sfumato.core.schedules import Step
 from sfumato.core.terms import Terms
 from sfumato.objectives.values import kl_of, reported
 
@@ -29,7 +30,7 @@ class Parts(Objective):
         super().__init__()
         self.mean_weight, self.variance_weight = mean_weight, variance_weight
 
-    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+    def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values; ``step`` makes no difference."""
         assert terms.kl_parts is not None
         l_mu, l_sigma = terms.kl_parts

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from sfumato.core.errors import UserError
+from sfumato.core.schedules import Step
 from sfumato.core.terms import Terms
 
 
@@ -158,5 +159,5 @@ class Objective(nn.Module, ABC):
     samples: int = 1
 
     @abstractmethod
-    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+    def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values of ``terms`` at ``step`` (for schedules)."""

@@ -6,19 +6,23 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, final
 
+from torch import Tensor
+
 from sfumato.core.spec import Count, Probability, register
+
+Step = int | Tensor  # a tensor of shape () inside a compiled step
 
 
 class Schedule(ABC):
     """A factor in [0, 1] for each step, counted from 0.
 
-    A compiled step passes a tensor of shape () instead of a whole number and wants one back: arithmetic, no ``if``.
+    For a tensor of shape (), which a compiled step passes, it returns one: arithmetic, no ``if``.
     """
 
     spec_kind = "schedule"
 
     @abstractmethod
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: Step) -> Any:
         """Return the factor of ``step``."""
 
 
@@ -36,7 +40,7 @@ class Constant(Schedule):
     def __init__(self) -> None:
         pass
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: Step) -> Any:
         """Return 1."""
         return 1.0
 
@@ -61,10 +65,9 @@ class WarmUp(Schedule):
         self.steps = steps
         self.start = start
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: Step) -> Any:
         """Return the height of the line at ``step``."""
-        height: float = self.start + (1 - self.start) * at_most_1(step / self.steps) if self.steps else 1.0
-        return height
+        return self.start + (1 - self.start) * at_most_1(step / self.steps) if self.steps else 1.0
 
 
 @final
@@ -89,17 +92,17 @@ class WarmUpCosine(Schedule):
         self.warmup = warmup
         self.floor = floor
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: Step) -> Any:
         """Return the factor at ``step``; the first step of the warm-up is not 0."""
-        if step < self.warmup:
+        if step < self.warmup:  # for learning rates, which are no part of a compiled step
             return (step + 1) / self.warmup
-        progress: float = at_most_1((step - self.warmup) / max(1, self.steps - self.warmup))
+        progress = at_most_1((step - self.warmup) / max(1, self.steps - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def at_most_1(value: Any) -> Any:
     """Return min(1, value) for a number or a tensor."""
-    return value.clamp(max=1.0) if hasattr(value, "clamp") else min(1.0, value)
+    return value.clamp(max=1.0) if isinstance(value, Tensor) else min(1.0, value)
 
 
 __all__ = ["Constant", "Schedule", "WarmUp", "WarmUpCosine"]

@@ -6,7 +6,7 @@ from typing import Literal, final
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
-from sfumato.core.schedules import Constant, Schedule
+from sfumato.core.schedules import Constant, Schedule, Step
 from sfumato.core.spec import NonNegative, Size, register
 from sfumato.core.terms import Terms
 from sfumato.objectives.values import kl_of, needs_density, reported, with_penalties
@@ -55,7 +55,7 @@ class ELBO(Objective):
         self.beta, self.free_bits, self.schedule, self.samples = beta, free_bits, schedule, samples
         self.analytic = kl == "analytic"
 
-    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+    def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values at ``step``."""
         loss = -terms.log_likelihood.mean(0)
         beta = self.beta * self.schedule(step)

@@ -6,6 +6,7 @@ from typing import final
 
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import logmeanexp
+from sfumato.core.schedules import Step
 from sfumato.core.spec import Size, register
 from sfumato.core.terms import Terms
 from sfumato.objectives.values import kl_of, needs_density, reported, with_penalties
@@ -35,7 +36,7 @@ class IWAE(Objective):
         super().__init__()
         self.samples = samples
 
-    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+    def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values; ``step`` makes no difference."""
         needs_density(terms, "IWAE")
         assert terms.log_posterior is not None

@@ -10,6 +10,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.gaussians import as_normal
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import sum_event
+from sfumato.core.schedules import Step
 from sfumato.core.spec import NonNegative, register
 from sfumato.core.terms import Terms
 from sfumato.objectives.values import kl_of, reported, with_penalties
@@ -49,7 +50,7 @@ class NaivePenalty(Objective):
         super().__init__()
         self.mean_weight, self.variance_weight, self.variance = mean_weight, variance_weight, variance
 
-    def forward(self, terms: Terms, step: int) -> ObjectiveOutput:
+    def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values; ``step`` makes no difference."""
         reconstruction = -terms.log_likelihood.mean(0)
         means, variances = [], []

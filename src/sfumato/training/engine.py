@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.interfaces import Objective, ObjectiveOutput
+from sfumato.core.schedules import Step
 from sfumato.training.runtime import Runtime
 
 Choice = Literal["auto", "eager", "compiled"]
@@ -78,7 +79,7 @@ class Engine:
                 self._compiled = torch.compile(self._compute, fullgraph=True, dynamic=False, options=options)
             return self._compiled(raw, y, torch.tensor(float(step), dtype=torch.float64))
 
-    def _compute(self, raw: Tensor, y: Tensor | None, step: int) -> ObjectiveOutput:
+    def _compute(self, raw: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
         output: ObjectiveOutput = self.objective(self.model(self.preprocessing(raw), y, self.objective.samples), step)
         return output
 

@@ -188,6 +188,7 @@ def write_task(root: Path, run: Run, steps: int) -> None:
     """Write all that :func:`train_task` needs: the parts of ``run``, its weights, and some of its data."""
     config = replace(
         run.config,
+        engine="eager" if run.config.engine == "auto" else run.config.engine,  # two searches might end differently
         steps=max(steps, run.config.steps),  # the schedules stay those of the whole training
         log_every=max(2, steps // 15),  # so that most checkpoints are between two lines of metrics
         evaluate_every=max(1, steps // 5),

@@ -1,0 +1,136 @@
+"""The ways to compute a step: the same numbers, the fastest kept, nothing of torch's own settings changed."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_helpers import At, Hears, terminate, trainer
+
+from sfumato.core.errors import UserError
+from sfumato.training import engine as engine_module
+from sfumato.training.engine import Engine, Way
+
+COMPILED = Way(compiled=True)
+ONEDNN = Way(onednn=True)
+
+
+@pytest.mark.parametrize(("check", "kind"), [("agrees", "conditional"), ("agrees", "optimal"), ("resumes", "iwae")])
+def test_a_compiled_step(check, kind):
+    program = Path(__file__).with_name("compiled_check.py")
+    done = subprocess.run(
+        [sys.executable, program, check, kind], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_resumed_training_computes_as_it_did_before(tmp_path):
+    run = trainer(tmp_path / "run", listener=At(13, terminate))
+    run.engine.choose = lambda *arguments: setattr(run.engine, "way", ONEDNN) or "chosen"
+    run.config = replace(run.config, engine="compiled")
+    run.fit()
+    again = trainer(tmp_path / "run", engine="compiled")
+    again.resume()
+    assert again.engine.way == ONEDNN
+
+
+class Clock:
+    """Lets a trial of each way take the time that it is told."""
+
+    def __init__(self, engine, seconds, values=None):
+        self.engine, self.seconds, self.values, self.now, self.seen = engine, seconds, values or {}, 0.0, []
+
+    def trial(self):
+        self.now += self.seconds[self.engine.way]
+        self.seen.append(self.engine.way)
+        if self.engine.way in self.values and isinstance(self.values[self.engine.way], Exception):
+            raise self.values[self.engine.way]
+        return torch.tensor([100.0 + self.values.get(self.engine.way, 0.0), 3.0])
+
+    def choose(self, monkeypatch, asked="auto", ahead=1e6):
+        monkeypatch.setattr(engine_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(self.engine, "ways", lambda compiled: list(self.seconds))
+        return self.engine.choose(self.trial, lambda per_step: ahead, asked)
+
+
+@pytest.fixture
+def plain_engine():
+    run = trainer()
+    assert isinstance(run.engine, Engine)
+    return run.engine
+
+
+def test_the_fastest_way_is_kept_and_said(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.7, COMPILED: 0.5})
+    assert clock.choose(monkeypatch).startswith("engine: compiled, 2.00 times as fast as eager")
+    assert plain_engine.way == COMPILED
+
+
+def test_a_way_that_is_hardly_faster_is_not_worth_it(plain_engine, monkeypatch):
+    assert Clock(plain_engine, {Way(): 1.0, COMPILED: 0.98}).choose(monkeypatch) == ""
+    assert plain_engine.way == Way()
+
+
+def test_a_way_that_does_not_agree_is_not_used(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.8, COMPILED: 0.5}, {COMPILED: 0.1})
+    assert "oneDNN" in clock.choose(monkeypatch)
+    assert plain_engine.way == ONEDNN
+
+
+def test_a_missing_compiler_is_no_error_unless_it_was_asked_for(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5}, {COMPILED: OSError("no g++\nat all")})
+    assert clock.choose(monkeypatch) == ""
+    assert plain_engine.way == Way()
+    with pytest.raises(RuntimeError, match=r"the step cannot be compiled: no g\+\+$"):
+        clock.choose(monkeypatch, asked="compiled")
+
+
+def test_a_short_training_is_not_searched(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
+    assert clock.choose(monkeypatch, ahead=10.0) == ""
+    assert set(clock.seen) == {Way()}
+    assert clock.choose(monkeypatch, asked="compiled", ahead=10.0)  # but what was asked for is done
+
+
+def test_eager_measures_nothing(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
+    assert clock.choose(monkeypatch, asked="eager") == ""
+    assert clock.seen == []
+
+
+def test_the_search_leaves_no_trace(monkeypatch):
+    """Weights, buffers, gradients, random numbers and torch's settings are what they were."""
+    run = trainer(kind="optimal", engine="compiled", listener=Hears())
+    monkeypatch.setattr(run.engine, "ways", lambda compiled: [Way(), ONEDNN])
+    monkeypatch.setattr(engine_module, "BETTER", 0.0)
+    before, state = {k: v.clone() for k, v in run.model.state_dict().items()}, torch.get_rng_state()
+    precision = torch.backends.mkldnn.matmul.fp32_precision
+    run.config = replace(run.config, steps=10**6, engine="auto")
+    run.choose_engine(1e6)
+    assert run.engine.way == ONEDNN or not run.listener.sentences
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.backends.mkldnn.matmul.fp32_precision == precision
+
+
+def test_the_setting_of_the_products_holds_inside_a_step_only(plain_engine):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    plain_engine.way = ONEDNN
+    with plain_engine.products():
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_what_cannot_be_compiled_is_refused_in_one_sentence(monkeypatch):
+    run = trainer(engine="compiled")
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: (_ for _ in ()).throw(OSError("no compiler here")))
+    with pytest.raises(UserError, match=r"no compiler here. Leave --engine away, or use --engine eager"):
+        run.fit()
+
+
+@pytest.mark.parametrize("way", [Way(), ONEDNN, COMPILED, Way(True, True)])
+def test_a_way_is_found_again_by_its_name(way):
+    assert Way.parse(str(way)) == way
