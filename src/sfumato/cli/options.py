@@ -16,6 +16,7 @@ BUILT_IN = ("fashion-mnist", "fashion-mnist-mini", "dsprites", "dsprites-mini")
 LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
 BINARISE = ("none", "fixed", "dynamic")
 CONDITIONS = ("prior", "decoder", "encoder", "both")
+ENGINES = ("auto", "eager", "compiled")
 RECIPES = ("mlp", "article", "conv-small", "conv-large")
 Many = Annotated[int, Range(1, 10**12)]
 SPLITS = ("train", "validation", "test")
@@ -70,6 +71,16 @@ def chosen(name: str, names: Sequence[str], help: str) -> Any:
     return typer.Option(name, parser=choice(name, names), metavar=metavar, help=help, show_default=False)
 
 
+def written(metavar: str, help: str) -> Any:
+    """Return a typer option for where to write."""
+    return typer.Option("--out", "-o", metavar=metavar, help=help, show_default=False)
+
+
+def lasting(help: str) -> Any:
+    """Return a typer option for a time."""
+    return typer.Option("--time", parser=seconds_of, metavar="TIME", help=help, show_default=False)
+
+
 Data = Annotated[
     str | None,
     typer.Argument(
@@ -86,7 +97,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as json.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and the result.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Seed = Annotated[int, option("--seed", Count, "Fixes all random numbers.  [default: 0]")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write.", show_default=False)]
+Out = Annotated[Path | None, written("FILE", "Where to write.")]
 Arrays = Annotated[
     Path | None, typer.Option("--arrays", metavar="FILE.npz", help="Write the arrays as well.", show_default=False)
 ]
@@ -141,12 +152,16 @@ LatentDim = Annotated[int | None, option("--latent-dim", Size, "Dimensions of z.
 Beta = Annotated[float | None, option("--beta", NonNegative, "Weight of the KL term.  [default: 1]", "X")]
 Epochs = Annotated[float | None, option("--epochs", Positive, "Passes over the training data.")]
 Steps = Annotated[int | None, option("--steps", Many, "Optimizer steps.")]
-Time = Annotated[
-    float | None,
+Time = Annotated[float | None, lasting("How long to train: 30s, 10m, 1h.")]
+Config = Annotated[
+    str | None,
     typer.Option(
-        "--time", parser=seconds_of, metavar="TIME", help="How long to train: 30s, 10m, 1h.", show_default=False
+        "--config", metavar="FILE", help="Model, objective, training: json or yaml, or a run.json.", show_default=False
     ),
 ]
 Batch = Annotated[int | None, option("--batch", Size, "Examples a step.")]
 Rate = Annotated[float | None, option("--lr", Positive, "Learning rate of Adam at its peak.", "X")]
+Engine = Annotated[
+    str | None, chosen("--engine", ENGINES, "How a step is computed.  [default: auto, the fastest by measurement]")
+]
 TrainingSeed = Annotated[int | None, option("--seed", Count, "Fixes splits, weights, order and noise.  [default: 0]")]

@@ -16,19 +16,10 @@ if TYPE_CHECKING:
     from sfumato.io.run import RunFolder
     from sfumato.verbs.train import TrainedRun
 
-RunOut = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="RUN", help="The folder of the run.  [default: runs/NAME]", show_default=False),
-]
+RunOut = Annotated[Path | None, options.written("RUN", "The folder of the run.  [default: runs/NAME]")]
 Resume = Annotated[
     str | None,
     typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.", show_default=False),
-]
-Config = Annotated[
-    str | None,
-    typer.Option(
-        "--config", metavar="FILE", help="Model, objective, training: json or yaml, or a run.json.", show_default=False
-    ),
 ]
 Log = Annotated[
     str | None, options.chosen("--log", ("tensorboard",), "Write events for TensorBoard beside the metrics.")
@@ -76,13 +67,14 @@ def train(
     recipe: options.Recipe = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    engine: options.Engine = None,
     seed: options.TrainingSeed = None,
     size: options.ImageSize = None,
     label: options.Label = None,
     split: options.Shares = None,
     skip_bad: options.SkipBad = False,
     careful: Careful = None,
-    config: Config = None,
+    config: options.Config = None,
     log: Log = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -101,6 +93,7 @@ def train(
         "recipe": recipe,
         "batch": batch,
         "lr": lr,
+        "engine": engine,
         "seed": seed,
         "size": size,
         "label": label,

@@ -29,6 +29,7 @@ from sfumato.recipes.networks import RECIPES
 from sfumato.recipes.vae import Condition, build_vae
 from sfumato.training import TrainingConfig
 from sfumato.training.budget import steps_in
+from sfumato.training.engine import Choice
 
 WEIGHTS = 0x77656967  # "weig": keeps these random numbers apart from others with the same seed
 DEFAULT_SECONDS = 240.0
@@ -57,6 +58,7 @@ class Options:
         seconds: the time that training may take.
         batch_size: examples a step.
         learning_rate: Adam's, at its peak.
+        engine: how a step is computed: eager, compiled, auto.
         seed: of the weights, the order and all noise.
         careful: free bits, a longer warm-up, half the rate and more patience, all decided before the first step.
     """
@@ -73,6 +75,7 @@ class Options:
     seconds: float | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    engine: Choice = "auto"
     seed: int = 0
     careful: bool = False
 
@@ -240,6 +243,7 @@ def _training(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Tr
         batch_size=batch,
         learning_rate=options.learning_rate or (RATE / 2 if options.careful else RATE),
         clip_norm=10 * math.sqrt(facts.dimensions),
+        engine=options.engine,
         seed=options.seed,
         patience=2 * PATIENCE if options.careful else PATIENCE,
     )

@@ -12,6 +12,7 @@ from sfumato.recipes import Options, Run
 from sfumato.recipes.vae import Condition
 from sfumato.training import Listener
 from sfumato.training.config import Steps
+from sfumato.training.engine import Choice
 from sfumato.verbs import inspect as _inspect
 from sfumato.verbs import train as _train
 from sfumato.verbs.config import combined, read_config, seed_of
@@ -57,6 +58,7 @@ def train(
     time: str | float | None = None,
     batch: int | None = None,
     lr: float | None = None,
+    engine: str | None = None,
     seed: int | None = None,
     size: int | tuple[int, int] | None = None,
     label: str | None = None,
@@ -84,6 +86,7 @@ def train(
         time: how long training may take: "10m", or seconds.
         batch: examples a step.
         lr: Adam's learning rate at its peak.
+        engine: eager, compiled, or auto, the default: the fastest by measurement, in trainings long enough to measure.
         seed: of splits, weights, order and noise, by default 0.
         size: see :func:`inspect`.
         label: see :func:`inspect`.
@@ -111,6 +114,7 @@ def train(
         seconds=None if time is None else seconds_of(time),
         batch_size=None if batch is None else checked(batch, Size, "--batch"),
         learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
+        engine=checked(engine or "auto", Choice, "--engine"),
         seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
         careful=bool(careful),
     )
