@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sfumato.claims.bench import settle_variance
+from sfumato.claims.bench import affine, settle_variance, start_at_data
 from sfumato.claims.c04_two_parts import Parts
 from sfumato.claims.c07_log_variance import FORMS, FreeGaussian, variance_of
 from sfumato.claims.c09_prior_sampling import log_relative_variance
@@ -127,6 +127,32 @@ def test_the_optimal_variance_settles_at_the_error() -> None:
     fixed = VAE(model.prior, model.posterior, model.decoder, Gaussian((6,), "fixed", 0.3)).eval()
     settle_variance(fixed, x)
     assert float(fixed.likelihood.log_variance) == pytest.approx(2 * math.log(0.3))
+
+
+def test_an_untrained_model_is_centred_on_the_data() -> None:
+    model, x = vae(), 3 + torch.randn(50, 6)
+    start_at_data(model, x)
+    torch.testing.assert_close(model.encode(x).mean.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    for encoder in (model.posterior.mean, model.posterior.log_variance):
+        first = affine(encoder)[0](x)
+        torch.testing.assert_close(first.mean(0), torch.zeros(first.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(affine(model.decoder)[-1].bias, x.mean(0))
+
+
+def test_shifting_and_stretching_z_changes_the_kl_and_no_reconstruction() -> None:
+    """What claim 3 says of the end of a training: along these directions only the KL term says where z lies."""
+    model, x = vae().eval(), torch.randn(50, 6)
+    made, kl = model.reconstruct(x, noise=True, generator=0), model(x).kl.mean()
+    shift, stretch = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7])
+    first, mean, spread = (affine(part) for part in (model.decoder, model.posterior.mean, model.posterior.log_variance))
+    with torch.no_grad():
+        mean[-1].weight.mul_(stretch[:, None])
+        mean[-1].bias.mul_(stretch).add_(shift)
+        spread[-1].bias.add_(2 * stretch.log())
+        first[0].weight.div_(stretch)
+        first[0].bias.sub_(first[0].weight @ shift)
+    torch.testing.assert_close(model.reconstruct(x, noise=True, generator=0), made, atol=1e-5, rtol=1e-4)
+    assert float((model(x).kl.mean() - kl).abs()) > 0.1
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 10)])

@@ -178,11 +178,10 @@ CLAIM = Claim(
     criterion=Words(
         "Best and worst choices are those of the mean over seeds. Holds if the 95 % intervals say: the evidence varies "
         "by more than 5 nats over the ratios 0.001 to 10 with |log sigma^2|^2, the article's penalty (the other is "
-        "reported); the KL is at most 2 nats below the best of all ten naive choices (picked with hindsight); the "
-        "worst choice's reconstructions lack at least 0.05 of the data's detail against the KL's; the evidence varies by more "
-        "than 5 nats over four fixed decoder variances, and the optimal variance is at most 2 nats below the best. With a "
-        "condition if "
-        "all but the blur.",
+        "reported); the KL is at most 2 nats below the best of all ten naive choices (picked with hindsight); the worst"
+        " choice's reconstructions lack at least 0.05 of the data's detail against the KL's; the evidence varies by "
+        "more than 5 nats over four fixed decoder variances, and the optimal variance is at most 2 nats below the best."
+        " With a condition if all but the blur.",
         "最好与最坏按对种子的平均来挑。成立：95 % 区间表明，用文章的惩罚 ‖log σ²‖² 时，比例从 0.001 到 10，"
         "证据变化超过 5 nat（另一种惩罚只报告）；KL 比事后从十种选择中挑出的最好者至多低 2 nat；"
         "最差选择的重构比 KL 少至少 0.05 的细节（真实图像为 1）；四个固定解码器方差之间证据变化超过 5 nat，"
