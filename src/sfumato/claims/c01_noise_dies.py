@@ -57,16 +57,16 @@ def conclude(seeds: Seeds) -> Result:
     poor = worse.above(0)
     verdict = decide(dead and falling and autoencoder and poor, share.below(SHARE) and price.below(10) and poor)
     sentence = Words(
-        f"Without the KL term the mean posterior variance is {variance.text('.4f')} (the prior's is 1, the VAE's "
-        f"{seeds('VAE', 'posterior variance').mean():.4f})"
-        f"{' and still falling' if falling else ''}; {share.value:.2%} of the code's spread is noise, which costs "
-        f"{price.text('.1f')} % of the reconstruction error. The error differs from an autoencoder's by "
+        f"Without the KL term the mean posterior variance is {variance.text('.1e')} (the prior's is 1, the VAE's "
+        f"{seeds('VAE', 'posterior variance').mean():.1e})"
+        f"{' and still falling' if falling else ''}; {share.value:.1e} of the code's variance is noise, which costs "
+        f"{price.text('.2f')} % of the reconstruction error. The error differs from an autoencoder's by "
         f"{like.text('.1f')} %, and samples from N(0, I) are {worse.text('.0f')} farther from the data (Fréchet, "
         "judge's "
         f"features) than the VAE's.",
-        f"去掉 KL 后，平均后验方差为 {variance.text('.4f')}（先验为 1，VAE 为 "
-        f"{seeds('VAE', 'posterior variance').mean():.4f}）{'，且仍在下降' if falling else ''}；"
-        f"噪声只占编码散布的 {share.value:.2%}，使重构误差增加 {price.text('.1f')} %。与自编码器的误差相差 "
+        f"去掉 KL 后，平均后验方差为 {variance.text('.1e')}（先验为 1，VAE 为 "
+        f"{seeds('VAE', 'posterior variance').mean():.1e}）{'，且仍在下降' if falling else ''}；"
+        f"噪声只占编码散布的 {share.value:.1e}，使重构误差增加 {price.text('.2f')} %。与自编码器的误差相差 "
         f"{like.text('.1f')} %；"
         f"从 N(0, I) 采样的图像与数据的距离（Fréchet，判别器特征）比 VAE 大 {worse.text('.0f')}。",
     )

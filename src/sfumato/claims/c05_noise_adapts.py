@@ -84,14 +84,14 @@ def conclude(seeds: Seeds) -> Result:
         "by "
         f"{_percent(grow_f)} from its lowest and the KL falls by {_percent(fall_f)} from its highest; with the optimal "
         f"variance by {_percent(grow_o)} and {_percent(fall_o)}. With the variance fixed the correlation afterwards is "
-        f"{late.text('.2f')}, and the KL turns {lead.text('+.0f')} steps after sigma."
+        f"{late.text('.2f')}, and the KL's highest point comes {lead.text('+.0f')} steps after sigma's lowest."
         if first
         else "The first phase, falling noise and rising KL, is not seen in both arms.",
         f"第一阶段确实存在：重构误差下降时 σ 下降、KL 上升（到 σ 转折为止，σ 与误差的秩相关为 {early.text('.2f')}）。"
         "此后，解码器方差固定时，"
         f"σ 从最低点回升 {_percent(grow_f)}，KL 从最高点下降 {_percent(fall_f)}；最优方差时分别为 {_percent(grow_o)} "
         "和 "
-        f"{_percent(fall_o)}。方差固定时，其后的相关为 {late.text('.2f')}，KL 的转折比 σ 晚 {lead.text('+.0f')} 步。"
+        f"{_percent(fall_o)}。方差固定时，其后的相关为 {late.text('.2f')}，KL 的最高点比 σ 的最低点晚 {lead.text('+.0f')} 步。"
         if first
         else "第一阶段（噪声下降、KL 上升）没有在两种情形中都出现。",
     )
