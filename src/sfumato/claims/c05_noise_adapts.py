@@ -91,7 +91,8 @@ def conclude(seeds: Seeds) -> Result:
         "此后，解码器方差固定时，"
         f"σ 从最低点回升 {_percent(grow_f)}，KL 从最高点下降 {_percent(fall_f)}；最优方差时分别为 {_percent(grow_o)} "
         "和 "
-        f"{_percent(fall_o)}。方差固定时，其后的相关为 {late.text('.2f')}，KL 的最高点比 σ 的最低点晚 {lead.text('+.0f')} 步。"
+        f"{_percent(fall_o)}。方差固定时，其后的相关为 {late.text('.2f')}，"
+        f"KL 的最高点比 σ 的最低点晚 {lead.text('+.0f')} 步。"
         if first
         else "第一阶段（噪声下降、KL 上升）没有在两种情形中都出现。",
     )

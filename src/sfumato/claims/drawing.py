@@ -26,7 +26,7 @@ def quiet(ax: Axes, title: str, x: str, y: str) -> Axes:
     ax.spines[["left", "bottom"]].set_color(LINE)
     ax.grid(True, axis="y", color=LINE, linewidth=0.5)
     ax.set_axisbelow(True)
-    ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    ax.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
     return ax
 
 
