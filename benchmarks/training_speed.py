@@ -84,6 +84,7 @@ class Ours:
         binarise = Binarise(data.shape, "dynamic")
         train, validation = data.split("train"), data.split("validation")
         self.trainer = Trainer(reference(), ELBO(), train, validation, binarise, config)
+        self.trainer.choose_engine(seconds=600)
         self.steps, self.done = IMAGES // batch, 0
 
     def epoch(self) -> None:
@@ -112,6 +113,7 @@ def main() -> None:
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
             "rounds": ROUNDS,
+            "engine": str(ours.trainer.engine.way),
             "usual_images_per_second_median": statistics.median(pair[0] for pair in pairs),
             "ours_images_per_second_median": statistics.median(pair[1] for pair in pairs),
         }
