@@ -142,7 +142,7 @@ def test_an_untrained_model_is_centred_on_the_data() -> None:
 def test_shifting_and_stretching_z_changes_the_kl_and_no_reconstruction() -> None:
     """What claim 3 says of the end of a training: along these directions only the KL term says where z lies."""
     model, x = vae().eval(), torch.randn(50, 6)
-    made, kl = model.reconstruct(x, noise=True, generator=0), model(x).kl.mean()
+    before, made, kl = model.encode(x), model.reconstruct(x), model(x).kl.mean()
     shift, stretch = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7])
     first, mean, spread = (affine(part) for part in (model.decoder, model.posterior.mean, model.posterior.log_variance))
     with torch.no_grad():
@@ -151,8 +151,12 @@ def test_shifting_and_stretching_z_changes_the_kl_and_no_reconstruction() -> Non
         spread[-1].bias.add_(2 * stretch.log())
         first[0].weight.div_(stretch)
         first[0].bias.sub_(first[0].weight @ shift)
-    torch.testing.assert_close(model.reconstruct(x, noise=True, generator=0), made, atol=1e-5, rtol=1e-4)
-    assert float((model(x).kl.mean() - kl).abs()) > 0.1
+    after = model.encode(x)
+    torch.testing.assert_close(model.reconstruct(x), made, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.mean, before.mean * stretch + shift, atol=1e-5, rtol=1e-5)
+    ratio = after.stddev / before.stddev  # but for the soft bound of log sigma^2, which is the identity to 1e-3
+    torch.testing.assert_close(ratio, stretch.expand_as(ratio), atol=0, rtol=1e-3)
+    assert float((model(x).kl.mean() - kl).detach().abs()) > 0.1
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 10)])
