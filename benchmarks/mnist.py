@@ -97,15 +97,21 @@ class Printer(Listener):
 
 
 def fit(
-    model: VAE, objective: Objective, data: Dataset, config: TrainingConfig, seconds: float, floor: float = 0.0
+    model: VAE,
+    objective: Objective,
+    data: Dataset,
+    config: TrainingConfig,
+    seconds: float,
+    floor: float = 0.0,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place on dynamically binarised images; return what happened.
 
-    The number of steps is what fits into ``seconds``, by a short measurement; the learning rate ends at ``floor``.
+    Without ``steps``, as many as fit into ``seconds``, by a short measurement; the learning rate ends at ``floor``.
     """
     binarise = Binarise((1, 28, 28), "dynamic")
     train, validation = data.split("train"), data.split("validation")
-    steps = steps_in(seconds, model, objective, train, validation, binarise, config)
+    steps = steps or steps_in(seconds, model, objective, train, validation, binarise, config)
     every = math.ceil(steps / 4)
     schedule = WarmUpCosine(steps, warmup=min(500, steps // 10), floor=floor)
     config = replace(config, steps=steps, schedule=schedule, evaluate_every=every, checkpoint_every=every)

@@ -27,10 +27,12 @@ def train(args: Namespace) -> None:
         model = gated_vae(40)
     start_at_the_mean(model, data)
     seconds = 60 * args.minutes
-    stages = [fit(model, ELBO(schedule=WarmUp(2000)), data, settings(args), (1 - args.iwae_share) * seconds, floor=0.1)]
+    first, second = args.steps or (None, None)
+    elbo = ELBO(schedule=WarmUp(2000))
+    stages = [fit(model, elbo, data, settings(args), (1 - args.iwae_share) * seconds, floor=0.1, steps=first)]
     if args.iwae_share:
         gentle = replace(settings(args), learning_rate=args.lr / 10, seed=args.seed + 1)
-        stages.append(fit(model, IWAE(samples=args.iwae), data, gentle, args.iwae_share * seconds))
+        stages.append(fit(model, IWAE(samples=args.iwae), data, gentle, args.iwae_share * seconds, steps=second))
     save_model(args.folder / "model", model, card={}, replace=True)
     facts = {**certificate(recipe="gated 300-300, 40 latents, N(0, I)", seeds=[args.seed]), "stages": stages}
     (args.folder / "training.json").write_text(json.dumps(facts, indent=2))
@@ -61,6 +63,7 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--iwae", type=int, default=5, help="K of the importance-weighted bound trained at the end")
     parser.add_argument("--iwae-share", type=float, default=0.35, help="of the time that is trained on that bound")
+    parser.add_argument("--steps", type=int, nargs=2, help="of the two parts, instead of what fits into --minutes")
     parser.add_argument("--samples", type=int, default=5000, help="K of the bound that is reported")
     parser.add_argument("--every", type=int, default=1, help="evaluate every so many test images")
     args = parser.parse_args()
