@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_helpers import Command
+
+from sfumato.evaluation import evaluation, features
+from sfumato.evaluation.classifier import Judge, train_judge
+from sfumato.io.tensors import digest
 
 QUICK = ["--evidence", "--samples", "12", "--temperatures", "6", "--chains", "2", "--ais", "3"]
 
@@ -50,9 +55,17 @@ def test_evidence_lands_in_evaluation_json_with_its_provenance_and_stays_there(p
     assert evidence["data"] == written["data"]
     manifest = json.loads((place / "runs/tiny/model/manifest.json").read_text())
     assert written["model"]["sha256"] == manifest["files"]["model.safetensors"]["sha256"]
-    assert written["values"]["evidence_bound"]["samples"] == 12
-    assert evidence["importance_bound"]["value"] == pytest.approx(written["values"]["evidence_bound"]["value"])
+    assert written["values"]["evidence_bound"]["samples"] == 100
     assert written["verdict"]
+    trade, values = written["evidence"]["rate_distortion"], written["values"]
+    assert [trade[name]["value"] for name in ("rate", "distortion")] == [
+        values[name]["value"] for name in ("kl", "reconstruction")
+    ]
+
+    plain = json.loads(command("evaluate", "runs/tiny", "--samples", "12", "--seed", "5", "--json", "--quiet").out)
+    assert plain["values"]["evidence_bound"]["samples"] == 12
+    assert plain["values"]["evidence_bound"]["value"] == pytest.approx(evidence["importance_bound"]["value"])
+    assert plain["evidence"] == written["evidence"]
 
     assert command("evaluate", "runs/tiny", "--samples", "3", "--quiet").code == 0
     kept = json.loads(path.read_text())
@@ -63,6 +76,21 @@ def test_evidence_lands_in_evaluation_json_with_its_provenance_and_stays_there(p
     path.write_text(json.dumps(kept))
     assert command("evaluate", "runs/tiny", "--samples", "3", "--quiet").code == 0
     assert "evidence" not in json.loads(path.read_text())
+
+
+def test_the_judge_is_trained_once(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    judges: list[Judge] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Judge:
+        judges.append(train_judge(*args, **kwargs))
+        return judges[-1]
+
+    for room in (evaluation, features):
+        monkeypatch.setattr(room, "train_judge", counted)
+    result = json.loads(command("evaluate", "runs/tiny", *QUICK, "--json", "--quiet").out)
+    (judge,) = judges
+    assert result["judge_accuracy"] is not None
+    assert result["evidence"]["fidelity"]["extractor"]["sha256"] == digest(judge.state_dict())
 
 
 def test_no_annealing_when_nobody_wants_it(place: Path, command: Command) -> None:

@@ -10,9 +10,10 @@ from exact_models import DIMS, LOADING, OFFSET, PRECISION, SCALE, data, linear_v
 from scipy import stats
 
 from sfumato.core.errors import UserError
-from sfumato.data import Identity, InMemory
+from sfumato.data import Dataset, Identity, InMemory
 from sfumato.data.preprocessing import Binarise, Levels, Standardise
 from sfumato.distributions import DiscretizedLogistic
+from sfumato.evaluation import evaluate
 from sfumato.evaluation.checks import calibration, predictive_checks, rate_distortion, transform
 from sfumato.likelihoods import Bernoulli, Categorical, Gaussian
 from sfumato.likelihoods import DiscretizedLogistic as Logistic
@@ -22,6 +23,14 @@ from sfumato.posteriors import DiagonalGaussian, Dirac
 from sfumato.priors import StandardNormal
 
 IDENTITY = Identity((DIMS,))
+
+
+def usual(model, x, y=None, draws=1):
+    """The usual evaluation of a model on x."""
+    splits = dict.fromkeys(("train", "validation"), np.arange(0)) | {"test": np.arange(len(x))}
+    labels = None if y is None else y.numpy()
+    dataset = Dataset("toy", x.numpy(), labels, splits, ("a", "b", "c") if y is not None else ())
+    return evaluate(model, Identity(tuple(x.shape[1:])), dataset, samples=None, elbo_samples=draws)
 
 
 def constant_vae(likelihood, numbers):
@@ -48,7 +57,8 @@ def test_rate_and_distortion_of_a_linear_model_in_closed_form():
     rate = 0.5 * (q.mean.square() + q.variance - q.variance.log() - 1).sum(1)
     error = (x - OFFSET - q.mean @ LOADING.T).square().sum(1) + q.variance @ LOADING.square().sum(0)
     distortion = 0.5 * (DIMS * math.log(2 * math.pi * SCALE**2) + error / SCALE**2)
-    found = rate_distortion(model.float(), InMemory(x.float()), IDENTITY, samples=5_000)
+    found = rate_distortion(usual(model.float(), x.float(), draws=5_000))
+    assert found.samples == 5_000
     assert found.rate.value == pytest.approx(float(rate.mean()), abs=1e-4)
     assert found.rate.standard_error == pytest.approx(stats.sem(rate.numpy()), rel=1e-3)
     assert found.distortion.value == pytest.approx(float(distortion.mean()), abs=0.02)
@@ -243,13 +253,13 @@ def test_sparsity_is_that_of_the_raw_data():
 def test_what_is_refused():
     point = VAE(StandardNormal(1), Dirac(MLP((2,), (1,))), MLP((1,), (1, 2)), Gaussian((2,)))
     with pytest.raises(UserError, match="Dirac is a point mass"):
-        rate_distortion(point, InMemory(torch.randn(5, 2)), Identity((2,)))
+        rate_distortion(usual(point, torch.randn(5, 2)))
     assert calibration(point, InMemory(torch.randn(5, 2)), Identity((2,))).n == 5
     with pytest.raises(UserError, match="got 5 and 1"):
         predictive_checks(point, InMemory(torch.randn(5, 2)), Identity((2,)), generated=1)
-    model, blind = linear_vae(classes="encoder").float(), InMemory(data(6).float(), torch.full((6,), -1))
-    for check in (rate_distortion, calibration):
-        with pytest.raises(UserError, match="look at labels"):
-            check(model, blind, IDENTITY)
-    told = rate_distortion(model, InMemory(data(6).float(), torch.arange(6) % 3), IDENTITY)
-    assert told.given_label
+    model, x, unknown = linear_vae(classes="encoder").float(), data(6).float(), torch.full((6,), -1)
+    with pytest.raises(UserError, match="look at labels"):
+        calibration(model, InMemory(x, unknown), IDENTITY)
+    with pytest.raises(UserError, match="look at labels"):
+        rate_distortion(usual(model, x, unknown))
+    assert rate_distortion(usual(model, x, torch.arange(6) % 3)).given_label

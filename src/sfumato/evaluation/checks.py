@@ -31,8 +31,8 @@ from sfumato.core.gaussians import as_normal
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.data import Examples, Preprocessing
 from sfumato.distributions import DiscretizedLogistic
-from sfumato.evaluation.bounds import elbo_terms
 from sfumato.evaluation.estimate import Estimate, finite, mean_estimate
+from sfumato.evaluation.evaluation import Evaluation
 from sfumato.evaluation.gap import knows_labels
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
@@ -197,42 +197,21 @@ class PredictiveChecks:
         }
 
 
-def rate_distortion(
-    model: VAE,
-    examples: Examples,
-    preprocessing: nn.Module,
-    *,
-    samples: int = 1,
-    seed: int = 0,
-    tell: Tell | None = None,
-) -> RateDistortion:
-    """Measure rate and distortion on a split.
+def rate_distortion(evaluation: Evaluation) -> RateDistortion:
+    """Return rate and distortion from what was measured on a split: its ``kl`` and its ``reconstruction``.
 
     Args:
-        model: in any mode.
-        examples: the split.
-        preprocessing: raw data to the model's input.
-        samples: draws of z for each example; the rate is the closed form where there is one.
-        seed: of all noise.
-        tell: see :func:`~sfumato.evaluation.passes.batches`.
+        evaluation: of the model, see :func:`~sfumato.evaluation.evaluation.evaluate`.
 
     Raises:
         UserError: the posterior has no density, or the networks need labels that are not known.
     """
-    labelled = knows_labels(model, examples)
-    columns: dict[str, list[Tensor]] = {"kl": [], "reconstruction": [], "elbo": []}
-    with measuring(model) as device:
-        for x, y, _, own in batches(examples, preprocessing, device, seed, tell, "rate and distortion"):
-            found = elbo_terms(model, x, y if labelled else None, samples=samples, seed=own)
-            if "kl" not in found:
-                raise UserError(
-                    f"{type(model.posterior).__name__} is a point mass: without a density q(z | x) there is no rate. "
-                    "Train with DiagonalGaussian to have one."
-                )
-            for name, parts in columns.items():
-                parts.append(found[name].double().cpu())
-    rate, distortion, elbo = (mean_estimate(torch.cat(parts), "nats") for parts in columns.values())
-    return RateDistortion(rate, distortion, elbo, samples, labelled)
+    values = evaluation.values
+    if "kl" not in values:
+        raise UserError(f"there is no rate: {evaluation.absent['kl']}. Use DiagonalGaussian, and data with labels.")
+    labelled = "elbo_given_label" in values
+    elbo = values["elbo_given_label" if labelled else "elbo"]
+    return RateDistortion(values["kl"], values["reconstruction"], elbo, evaluation.draws["reconstruction"], labelled)
 
 
 def calibration(

@@ -58,6 +58,7 @@ class Evaluation:
         generation: how often the judge gives the class that was asked for.
         judge: the judge's own accuracy on the split.
         baselines: name -> mean log p(x) of a simple model, nats.
+        classifier: the judge itself, where there was one.
     """
 
     split: str
@@ -74,6 +75,7 @@ class Evaluation:
     generation: Accuracy | None = None
     judge: Accuracy | None = None
     baselines: Mapping[str, Estimate] = field(default_factory=dict)
+    classifier: Judge | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain json. A value of None is a mean that was not finite."""
@@ -152,12 +154,13 @@ def evaluate(
         if baselines:
             shape = (model.likelihood, model.latent_dim, prepared.split("train"), examples, preprocessing)
             simple = score_baselines(*shape, seed=seed, device=device)
-    generation = judged = None
+    generation = judged = classifier = None
     if judge and model.num_classes:
-        if judge is True:
-            judge = train_judge(prepared, preprocessing, seed=seed, device=device, tell=tell)
-        judged = judge_accuracy(judge, examples, preprocessing, seed=seed)
-        generation = generation_accuracy(model, judge, per_class=per_class, seed=seed)
+        classifier = judge if isinstance(judge, Judge) else None
+        if classifier is None:
+            classifier = train_judge(prepared, preprocessing, seed=seed, device=device, tell=tell)
+        judged = judge_accuracy(classifier, examples, preprocessing, seed=seed)
+        generation = generation_accuracy(model, classifier, per_class=per_class, seed=seed)
     return Evaluation(
         split=split,
         n=len(examples),
@@ -173,6 +176,7 @@ def evaluate(
         generation=generation,
         judge=judged,
         baselines=simple,
+        classifier=classifier,
     )
 
 

@@ -3,7 +3,7 @@ r"""Everything that ``sfumato evaluate --evidence`` measures beyond the usual nu
     bounds                on log p(x): importance sampling for growing K, annealing, the sandwich
     gap                   log p(x) - ELBO, split into approximation and amortisation
     aggregate             where the rate goes: information, total correlation, distance from the prior
-    rate_distortion       rate and distortion
+    rate_distortion       rate and distortion, as the usual evaluation measured them
     calibration           whether the spread of p(x | z) is that of the data
     predictive_checks     mean, variance and sparsity of generated against real data
     fidelity              distances between generated and real data in a declared extractor
@@ -22,9 +22,10 @@ from sfumato.data import Dataset, DSprites, Preprocessing
 from sfumato.evaluation.aggregate import find_aggregate
 from sfumato.evaluation.annealed import Annealing
 from sfumato.evaluation.checks import calibration, predictive_checks, rate_distortion
+from sfumato.evaluation.evaluation import Evaluation
 from sfumato.evaluation.evidence import SAMPLES, find_evidence
 from sfumato.evaluation.factor_scores import disentanglement
-from sfumato.evaluation.features import Extractor
+from sfumato.evaluation.features import Extractor, judge_features
 from sfumato.evaluation.fidelity import fidelity
 from sfumato.evaluation.gap import find_gap
 from sfumato.evaluation.passes import Tell
@@ -46,13 +47,12 @@ def measure_thoroughly(
     model: VAE,
     preprocessing: Preprocessing,
     dataset: Dataset,
+    evaluation: Evaluation,
     *,
-    split: str = "test",
     samples: int = SAMPLES,
     annealing: Annealing | None = None,
     annealed: int = 50,
     extractor: Extractor | None = None,
-    seed: int = 0,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Return part -> what was measured, and "absent": part -> why it was not, all as plain json.
@@ -60,18 +60,21 @@ def measure_thoroughly(
     Args:
         model: in any mode, which it has again afterwards.
         preprocessing: raw data to the model's input; moved to the model's device.
-        dataset: as it was loaded. q(z) is made of the training split, everything else is measured on ``split``.
-        split: "train", "validation" or "test".
+        dataset: as it was loaded. q(z) is made of the training split.
+        evaluation: the usual numbers of this model on these data. Everything else is measured on its split with its
+            seed; rate and distortion are its own, and so is the judge, where it has one.
         samples: K of the importance bound, used exactly.
         annealing: how to anneal.
         annealed: how many examples are annealed, how many are made for the sandwich, and how many are refined.
-        extractor: of the features for the fidelity; by default trained on the training split.
-        seed: of all noise.
+        extractor: of the features for the fidelity; by default the judge's; without one, trained on the training split.
         tell: called as tell(part, done, of) as the work goes on.
     """
+    split = evaluation.split
+    if extractor is None and evaluation.classifier is not None:
+        extractor = judge_features(evaluation.classifier)
     prepared = preprocessing.prepare(dataset)
     examples = prepared.split(split)
-    common: dict[str, Any] = {"seed": seed, "tell": tell}
+    common: dict[str, Any] = {"seed": evaluation.seed, "tell": tell}
     count = min(annealed, len(examples))
 
     def bounds() -> Any:
@@ -92,7 +95,7 @@ def measure_thoroughly(
         "bounds": bounds,
         "gap": gap,
         "aggregate": lambda: find_aggregate(model, prepared.split("train"), preprocessing, **common),
-        "rate_distortion": lambda: rate_distortion(model, examples, preprocessing, **common),
+        "rate_distortion": lambda: rate_distortion(evaluation),
         "calibration": lambda: calibration(model, examples, preprocessing, **common),
         "predictive_checks": lambda: predictive_checks(model, examples, preprocessing, **common),
         "fidelity": lambda: fidelity(model, preprocessing, dataset, split=split, extractor=extractor, **common),

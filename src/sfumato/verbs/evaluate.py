@@ -17,7 +17,7 @@ from sfumato.io.run import RunFolder
 from sfumato.verbs.listeners import Reporter
 from sfumato.verbs.opening import Opened, open_run
 from sfumato.verbs.state import RunState, read_state
-from sfumato.verbs.train import EVALUATION_SAMPLES, measure
+from sfumato.verbs.train import EVALUATION_SAMPLES, certified, measure
 
 ANNEALED = 20
 
@@ -39,7 +39,8 @@ def evaluate(
 
     Args:
         path: the folder of the run.
-        samples: K of the bound on log p(x), used exactly; by default 100, and 5,000 for the evidence.
+        samples: K of the bound on log p(x), used exactly; by default 100. With ``evidence`` it is that of the evidence,
+            by default 5,000, and the usual numbers keep their 100.
         split: train, validation or test.
         seed: of all noise.
         evidence: measure log p(x) with more care, where the ELBO goes, and how good generated data are; see
@@ -47,7 +48,8 @@ def evaluate(
         temperatures: of the annealing; by default 1,000.
         chains: of the annealing, for each example; by default 16.
         ais: how many examples are annealed, of the split and as many made by the model; by default 20, 0 for none.
-        features: an ONNX file, the feature extractor of the fidelity; by default one is trained on the training split.
+        features: an ONNX file, the feature extractor of the fidelity; by default the judge, which is trained on the
+            training split.
         tell: called as tell(part, done, of) as the work goes on.
 
     Returns:
@@ -68,19 +70,19 @@ def evaluate(
     state = read_state(folder)
 
     def measured() -> dict[str, Any]:
-        plain = EVALUATION_SAMPLES if samples is None else samples
-        result = measure(opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell)
+        plain = EVALUATION_SAMPLES if samples is None or evidence else samples
+        usual = measure(opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell)
+        result = certified(opened.model, usual)
         if evidence:
             result["evidence"] = measure_thoroughly(
                 opened.model.model,
                 opened.model.preprocessing,
                 opened.dataset,
-                split=split,
+                usual,
                 samples=SAMPLES if samples is None else samples,
                 annealing=annealing,
                 annealed=count,
                 extractor=extractor,
-                seed=seed,
                 tell=tell,
             )
         return result

@@ -12,7 +12,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective
 from sfumato.core.spec import from_spec, to_spec
 from sfumato.data import Dataset, Decision, Preprocessing, inspect_dataset, load_dataset
-from sfumato.evaluation import evaluate
+from sfumato.evaluation import Evaluation, evaluate
 from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
@@ -265,10 +265,10 @@ def measure(
     split: str = "test",
     seed: int = 0,
     tell: Tell | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Return everything that an evaluation measures, with the judge where there are classes, and the baselines."""
     judge = bool(packaged.model.num_classes) and dataset.num_classes > 1
-    found = evaluate(
+    return evaluate(
         packaged.model,
         packaged.preprocessing,
         dataset,
@@ -279,7 +279,11 @@ def measure(
         baselines=True,
         tell=tell,
     )
-    return {**found.to_dict(), "model": {"sha256": digest(packaged.state_dict())}}
+
+
+def certified(packaged: PackagedModel, evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as plain json, with the hash of the weights that it is about."""
+    return {**evaluation.to_dict(), "model": {"sha256": digest(packaged.state_dict())}}
 
 
 def finish(
@@ -294,7 +298,7 @@ def finish(
     card = {"step": outcome.best_step, "data": dataset.name, "columns": list(dataset.columns)}
     save_model(folder.model, packaged, card=card, replace=True)
     packaged.eval()
-    result = measure(packaged, dataset, tell=listener.on_measuring)
+    result = certified(packaged, measure(packaged, dataset, tell=listener.on_measuring))
     sentences = verdict(result, folder.metrics.read(), outcome)
     result["verdict"] = list(sentences)
     folder.write_evaluation(result)
