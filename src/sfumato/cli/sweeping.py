@@ -37,23 +37,11 @@ Betas = Annotated[
     listed("--beta", NonNegative, "X,Y,...", "Weights of the KL term.  [default: 0.5,1,2,4; 1 with --latent-dim]"),
 ]
 Sizes = Annotated[Any, listed("--latent-dim", Size, "N,M,...", "Sizes of z.  [default: decided from the data]")]
-SweepOut = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="FOLDER", help="Where to.  [default: runs/NAME-sweep]", show_default=False),
-]
-Config = Annotated[
-    str | None,
-    typer.Option("--config", metavar="FILE", help="Parts that are the same for all runs.", show_default=False),
-]
+SweepOut = Annotated[Path | None, options.written("FOLDER", "Where to.  [default: runs/NAME-sweep]")]
 Samples = Annotated[
     int | None, options.option("--samples", Size, "K of the bound on log p(x), exactly.  [default: 100]")
 ]
-Each = Annotated[
-    float | None,
-    typer.Option(
-        "--time", parser=options.seconds_of, metavar="TIME", help="How long to train each run.", show_default=False
-    ),
-]
+Each = Annotated[float | None, options.lasting("How long to train each run: 30s, 10m, 1h.")]
 
 
 @command(
@@ -83,7 +71,7 @@ def sweep(
     label: options.Label = None,
     split: options.Shares = None,
     skip_bad: options.SkipBad = False,
-    config: Config = None,
+    config: options.Config = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
