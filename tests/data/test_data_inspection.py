@@ -171,7 +171,7 @@ def test_explicit_choices_win_and_say_so():
     first = decisions[0]
     assert (first.value, first.source) == ("gaussian", "user")
     assert "no bits per dimension" in first.because
-    assert decided(decisions, "variance") == "shared"
+    assert decided(decisions, "variance") == "optimal"
     assert decisions[-1].source == "user"
     assert isinstance(build_preprocessing(facts, decisions, data), Standardise)
     assert decided(decide(facts, likelihood="categorical"), "levels") == 256

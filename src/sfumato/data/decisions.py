@@ -79,8 +79,8 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
         levels = inspection.levels
         decisions.append(Decision("levels", levels, f"{inspection.kind} values", "--likelihood gaussian", "auto"))
     if name == "gaussian":
-        why = "one learned number settles the ratio of reconstruction and KL"
-        decisions.append(Decision("variance", "shared", why, "--config FILE", "auto"))
+        why = "the mean squared error settles the ratio of reconstruction and KL"
+        decisions.append(Decision("variance", "optimal", why, "--config FILE", "auto"))
     decisions.append(
         Decision(
             "preprocessing",

@@ -160,7 +160,7 @@ def build_likelihood(decisions: list[Decision], shape: tuple[int, ...]) -> Likel
         return likelihoods.DiscretizedLogistic(shape, levels)
     if name == "categorical":
         return likelihoods.Categorical(shape, levels)
-    return likelihoods.Gaussian(shape, decided(decisions, "variance", "shared"))
+    return likelihoods.Gaussian(shape, decided(decisions, "variance", "optimal"))
 
 
 def schedule_for(config: TrainingConfig, steps: int) -> TrainingConfig:
