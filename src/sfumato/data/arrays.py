@@ -36,7 +36,7 @@ def read_npy(path: Path) -> Content:
     """Read one array."""
     with path.open("rb") as stream:
         x = _read_array(stream, os.fstat(stream.fileno()).st_size, path.name)
-    return Content(path.stem, _as_data(x, path.name))
+    return Content(path.stem, as_data(x, path.name))
 
 
 def read_npz(path: Path, label: str | None) -> Content:
@@ -72,7 +72,7 @@ def read_npz(path: Path, label: str | None) -> Content:
                 )
             y_key = label or _first(_Y_KEYS, members)
             y = read(y_key) if y_key else None
-            return Content(path.stem, _as_data(read(x_key), path.name), y, names if y is not None else ())
+            return Content(path.stem, as_data(read(x_key), path.name), y, names if y is not None else ())
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"{path.name} should be a whole .npz archive; it is damaged ({error}). Make it again."
@@ -90,7 +90,7 @@ def from_python(source: Any) -> Content:
             f"data should be a path, a built-in name, an array, a tensor or the pair (x, y); got {type(x).__name__}. "
             "Convert it with numpy.asarray."
         )
-    return Content("array", _as_data(x, "the array"), y)
+    return Content("array", as_data(x, "the array"), y)
 
 
 def check_finite(x: Array, source: str, columns: Sequence[str] = ()) -> None:
@@ -160,14 +160,14 @@ def _given(path: Path, members: dict[str, zipfile.ZipInfo], read: Any, names: tu
             f"{path.name} should have labels for each of its splits, or for none. Add the missing y_ array."
         )
     y = np.concatenate(labels) if labels else None
-    return Content(path.stem, _as_data(np.concatenate(parts), path.name), y, names if labels else (), given=rows)
+    return Content(path.stem, as_data(np.concatenate(parts), path.name), y, names if labels else (), given=rows)
 
 
 def _first(keys: Sequence[str], members: Any) -> str | None:
     return next((key for key in keys if key in members), None)
 
 
-def _as_data(x: Array, source: str) -> Array:
+def as_data(x: Array, source: str) -> Array:
     """Return ``x`` in a type that torch has and in the layout of images where it is one."""
     if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
         raise UserError(f"{source} should hold numbers of at most 64 bits; got {x.dtype}. Convert it with astype.")
@@ -188,7 +188,7 @@ def _as_data(x: Array, source: str) -> Array:
 
 def _read_array(stream: BufferedIOBase, size: int, source: str) -> Array:
     """Read one array in numpy's format from a ``stream`` of ``size`` bytes."""
-    shape, fortran, dtype, start = _read_header(stream, source)
+    shape, fortran, dtype, start = read_header(stream, source)
     if dtype.hasobject or dtype.kind not in "biufUS":
         raise UserError(f"{source} should hold plain numbers; got {dtype}. Save it again with a numeric dtype.")
     expected = math.prod(shape) * dtype.itemsize
@@ -209,7 +209,8 @@ def _read_array(stream: BufferedIOBase, size: int, source: str) -> Array:
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 
-def _read_header(stream: BufferedIOBase, source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def read_header(stream: BufferedIOBase, source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, whether columns come first, type, and the number of bytes before the values."""
     counted = _Counting(stream)
     try:
         with warnings.catch_warnings():

@@ -8,11 +8,13 @@ aspect and resized with Pillow's Lanczos filter.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +36,7 @@ _SPLIT_FOLDERS = {
 }
 
 
-class _BadImage(Exception):
+class BadImage(Exception):
     """Why one file cannot be used."""
 
 
@@ -54,15 +56,15 @@ def read_images(folder: Path, size: tuple[int, int] | None, skip_bad: bool, max_
         UserError: no images; a file that cannot be decoded; sizes that differ without ``size``.
     """
     left_out: list[tuple[str, str]] = []
-    files = list(_walk(folder, PurePath(), [], left_out))
+    files = list(walk(folder, PurePath(), [], left_out))
     if not files:
-        _refuse_empty(folder, left_out)
+        refuse_empty(folder, left_out)
     arrays: list[NDArray[np.uint8]] = []
     taken: list[PurePath] = []
     for file in files:
         try:
-            array = _decode(folder / file, size, max_pixels)
-        except _BadImage as reason:
+            array = decode_file(folder / file, size, max_pixels)
+        except BadImage as reason:
             if not skip_bad:
                 raise UserError(
                     f"{file} should be an image; it cannot be read ({reason}). Remove it, or go on without such "
@@ -72,14 +74,15 @@ def read_images(folder: Path, size: tuple[int, int] | None, skip_bad: bool, max_
             continue
         if arrays and array.shape[:2] != arrays[0].shape[:2]:
             raise UserError(
-                f"the images of {folder.name}/ should have one size; {taken[0]} is {_size(arrays[0])} and {file} is "
-                f"{_size(array)}. Choose one, for instance --size {min(*array.shape[:2], *arrays[0].shape[:2])}."
+                f"the images of {folder.name}/ should have one size; {taken[0]} is {image_size(arrays[0])} and {file} "
+                f"is {image_size(array)}. Choose one, for instance --size "
+                f"{min(*array.shape[:2], *arrays[0].shape[:2])}."
             )
         arrays.append(array)
         taken.append(file)
     if not arrays:
         raise UserError(f"{folder.name}/ should hold images; none of its {len(files)} can be read. Check the files.")
-    given, y, class_names = _structure(taken)
+    given, y, class_names = structure(taken)
     return Content(
         name=folder.resolve().name,
         x=_stack(arrays, folder.name),
@@ -91,7 +94,7 @@ def read_images(folder: Path, size: tuple[int, int] | None, skip_bad: bool, max_
     )
 
 
-def _walk(
+def walk(
     root: Path, inside: PurePath, above: list[tuple[int, int]], left_out: list[tuple[str, str]]
 ) -> Iterator[PurePath]:
     """Yield the image files below ``root / inside`` in the order of their names; note everything else."""
@@ -110,7 +113,7 @@ def _walk(
             if (state.st_dev, state.st_ino) in above:
                 left_out.append((path.as_posix(), "a link to a folder that it lies in"))
             else:
-                yield from _walk(root, path, above, left_out)
+                yield from walk(root, path, above, left_out)
         elif not stat.S_ISREG(state.st_mode):
             left_out.append((path.as_posix(), "not a regular file"))
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -119,7 +122,8 @@ def _walk(
             yield path
 
 
-def _refuse_empty(folder: Path, left_out: list[tuple[str, str]]) -> None:
+def refuse_empty(folder: Path, left_out: list[tuple[str, str]]) -> None:
+    """Raise the UserError for a folder without images."""
     names = [name for name, why in left_out if why != "hidden"]
     other = [name for name in names if Path(name).suffix.lower() in ARRAY_SUFFIXES + TABLE_SUFFIXES]
     if other:
@@ -133,7 +137,7 @@ def _refuse_empty(folder: Path, left_out: list[tuple[str, str]]) -> None:
     )
 
 
-def _structure(files: list[PurePath]) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64] | None, tuple[str, ...]]:
+def structure(files: list[PurePath]) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64] | None, tuple[str, ...]]:
     """Return the given splits, the class numbers and the class names that the folders say."""
     tops = {file.parts[0] for file in files}
     found = [_SPLIT_FOLDERS.get(top) for top in tops]
@@ -151,29 +155,50 @@ def _structure(files: list[PurePath]) -> tuple[dict[str, NDArray[np.int64]], NDA
     return given, np.array([number[name] for name in classes], dtype=np.int64), names
 
 
-def _decode(path: Path, size: tuple[int, int] | None, max_pixels: int) -> NDArray[np.uint8]:
-    """Return (height, width) for a grey image and (height, width, 3) for one with colours."""
+def decode_file(path: Path, size: tuple[int, int] | None, max_pixels: int) -> NDArray[np.uint8]:
+    """Return (height, width) for a grey image and (height, width, 3) for one with colours.
+
+    Raises:
+        BadImage: why it cannot be.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the decoders' remarks on odd files; our own limit stands below
-            with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise _BadImage(f"{width}x{height} is more than {max_pixels:,} pixels")
-                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                    raise _BadImage("a TIFF of several pages")
-                image.load()
-                plain = _plain(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise _BadImage(f"more than {max_pixels:,} pixels") from None
-    except _BadImage:
-        raise
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        text = f"{error}".replace(str(path), path.name)
-        raise _BadImage("damaged or not an image" if "cannot identify" in text else text or "damaged") from None
+        with path.open("rb") as stream:
+            return decode(stream, size, max_pixels)
+    except OSError as error:
+        raise BadImage(error.strerror or "cannot be opened") from None
+
+
+def decode(stream: BinaryIO, size: tuple[int, int] | None, max_pixels: int) -> NDArray[np.uint8]:
+    """Return the image in ``stream``; see :func:`decode_file`."""
+    with opened_image(stream, max_pixels) as image:
+        image.load()
+        plain = _plain(ImageOps.exif_transpose(image))
     if size is not None and (plain.height, plain.width) != size:
         plain = ImageOps.fit(plain, (size[1], size[0]), Image.Resampling.LANCZOS)
     return np.array(plain, dtype=np.uint8)
+
+
+@contextlib.contextmanager
+def opened_image(stream: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    """Give the image in ``stream``, its header checked, nothing decoded; whatever goes wrong inside is a BadImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the decoders' remarks on odd files; our own limit stands below
+            with Image.open(stream, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise BadImage(f"{width}x{height} is more than {max_pixels:,} pixels")
+                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                    raise BadImage("a TIFF of several pages")
+                yield image
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {max_pixels:,} pixels") from None
+    except BadImage:
+        raise
+    except Exception as error:  # a decoder may raise anything on a damaged file
+        name = str(getattr(stream, "name", "")) or "nameless"
+        text = f"{error}".replace(name, PurePath(name).name)
+        raise BadImage("damaged or not an image" if "cannot identify" in text else text or "damaged") from None
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -182,7 +207,7 @@ def _plain(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise _BadImage(f"pixels of type {image.mode} (32 bits), where 8 or 16 are expected: save them as .npy")
+        raise BadImage(f"pixels of type {image.mode} (32 bits), where 8 or 16 are expected: save them as .npy")
     if image.has_transparency_data:
         grey = image.mode in ("L", "LA", "La", "1")
         image = image.convert("RGBA")
@@ -205,5 +230,6 @@ def _stack(arrays: list[NDArray[np.uint8]], source: str) -> NDArray[np.uint8]:
     return x
 
 
-def _size(array: NDArray[np.uint8]) -> str:
+def image_size(array: NDArray[np.uint8]) -> str:
+    """Return e.g. ``64x48``, width first."""
     return f"{array.shape[1]}x{array.shape[0]}"

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def read_csv(path: Path, label: str | None, skip_bad: bool) -> Content:
         columns = [f"c{number}" for number in range(len(cells[0]))] if cells else []
     if not cells:
         raise UserError(f"{path.name} should be a table with rows of numbers; it has none. Give another file.")
-    wanted, target = _choose(columns, label, path.name)
+    wanted, target = choose_columns(columns, label, path.name)
     values = np.empty((len(cells), len(wanted)), dtype=np.float64)
     empty: list[tuple[int, str]] = []
     for position, row in enumerate(cells):
@@ -75,8 +76,8 @@ def read_csv(path: Path, label: str | None, skip_bad: bool) -> Content:
             f"{path.name} should have a number in each cell; {len(empty):,} are empty, the first in line {empty[0][0]},"
             f" column '{empty[0][1]}'. Fill them in, or leave such rows out with --skip-bad."
         )
-    y = None if target is None else _labels([row[target].strip() for row in cells])
-    return Content(path.stem, _narrow(values, path.name), y, columns=tuple(columns[column] for column in wanted))
+    y = None if target is None else read_labels([row[target].strip() for row in cells])
+    return Content(path.stem, narrow(values, path.name), y, columns=tuple(columns[column] for column in wanted))
 
 
 def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
@@ -92,14 +93,8 @@ def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             columns = list(schema.names)
-            wanted, target = _choose(columns, label, path.name)
-            for column in wanted:
-                kind = schema.field(column).type
-                if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                    raise UserError(
-                        f"{path.name}, column '{columns[column]}': expected numbers; got {kind}. Take the column out, "
-                        "or name it with --label."
-                    )
+            wanted, target = choose_columns(columns, label, path.name)
+            check_numeric(schema, wanted, path.name)
             check_memory(8 * file.metadata.num_rows * len(columns), path.name)
             table = file.read()
     except (pa.ArrowException, OSError) as error:
@@ -118,11 +113,24 @@ def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
         )
     y = None
     if target is not None:
-        y = _labels(["" if cell is None else str(cell) for cell in table.column(target).to_pylist()])
-    return Content(path.stem, _narrow(values, path.name), y, columns=tuple(columns[column] for column in wanted))
+        y = read_labels(["" if cell is None else str(cell) for cell in table.column(target).to_pylist()])
+    return Content(path.stem, narrow(values, path.name), y, columns=tuple(columns[column] for column in wanted))
 
 
-def _choose(columns: Sequence[str], label: str | None, source: str) -> tuple[list[int], int | None]:
+def check_numeric(schema: Any, wanted: Sequence[int], source: str) -> None:
+    """Raise UserError unless the columns ``wanted`` of an Arrow ``schema`` hold numbers."""
+    from pyarrow import types
+
+    for column in wanted:
+        field = schema.field(column)
+        if not (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type)):
+            raise UserError(
+                f"{source}, column '{field.name}': expected numbers; got {field.type}. Take the column out, "
+                "or name it with --label."
+            )
+
+
+def choose_columns(columns: Sequence[str], label: str | None, source: str) -> tuple[list[int], int | None]:
     """Return the places of the data columns and of the label."""
     if len({*columns}) < len(columns):
         twice = next(name for place, name in enumerate(columns) if name in columns[:place])
@@ -147,7 +155,7 @@ def _number(cell: str) -> float | None:
     return None if "_" in cell else number
 
 
-def _labels(cells: list[str]) -> Array:
+def read_labels(cells: list[str]) -> Array:
     """Return numbers where all cells are numbers (an empty one is -1, unknown), else texts."""
     numbers = [_number(cell) if cell else -1.0 for cell in cells]
     if any(number is None for number in numbers):
@@ -155,7 +163,7 @@ def _labels(cells: list[str]) -> Array:
     return np.array(numbers, dtype=np.float64)
 
 
-def _narrow(values: Array, source: str) -> Array:
+def narrow(values: Array, source: str) -> Array:
     """Return float32; numbers too large for it are refused."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
