@@ -11,6 +11,7 @@ from sfumato.data.inspection import Inspection, inspect_dataset
 from sfumato.data.loading import load_dataset
 from sfumato.data.order import Order, batch_at, epoch_order
 from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Preprocessing, Standardise
+from sfumato.data.streams import Meter, Prefetched, Streamed
 
 __all__ = [
     "BUILTIN",
@@ -24,9 +25,12 @@ __all__ = [
     "Inspection",
     "Integers",
     "Levels",
+    "Meter",
     "Order",
+    "Prefetched",
     "Preprocessing",
     "Standardise",
+    "Streamed",
     "batch_at",
     "build_preprocessing",
     "decide",

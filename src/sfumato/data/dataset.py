@@ -6,10 +6,10 @@ Values stay as they came (8-bit images as uint8): preprocessing happens on the d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.data.content import SPLITS, Array
+from sfumato.data.streams import Prefetched, Rows, split_classes
 
 
 @runtime_checkable
@@ -75,7 +76,8 @@ class Dataset:
     Args:
         name: what to call the data.
         x: (n, *shape) as it came: images uint8 (n, channels, height, width), tables float32 (n, columns), other
-            arrays in their own type. Never NaN or infinite.
+            arrays in their own type. Never NaN or infinite. Or :class:`~sfumato.data.streams.Rows`, which read like
+            an array and are not in memory.
         y: class numbers, int64 (n,), -1 where unknown; None without classes.
         class_names: the name of every class.
         columns: the names of a table's columns.
@@ -127,9 +129,19 @@ class Dataset:
         """Whether an example is an image, (channels, height, width)."""
         return self.x.ndim == 4
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the examples are read when they are asked for."""
+        return isinstance(self.x, Rows)
+
+    def checking(self, check: Callable[[Array, str], None]) -> Dataset:
+        """Return the data set whose streamed examples are checked when they are read; in memory they were before."""
+        return replace(self, x=self.x.with_check(check).array()) if isinstance(self.x, Rows) else self
+
     def array(self, name: str) -> Array:
-        """Return x of one split, (n, *shape)."""
-        return self.x[self.rows(name)]
+        """Return x of one split, (n, *shape); of streamed data a fixed random part that takes at most 64 MiB."""
+        rows = self.rows(name)
+        return self.x.sample(rows) if isinstance(self.x, Rows) else self.x[rows]
 
     def rows(self, name: str) -> Array:
         """Return the row numbers of one split."""
@@ -138,18 +150,25 @@ class Dataset:
         return self.splits[name]
 
     def split(self, name: str) -> InMemory:
-        """Return the examples of "train", "validation" or "test"."""
+        """Return the examples of "train", "validation" or "test"; those of streamed data are :class:`Prefetched`."""
         rows = self.rows(name)
+        if isinstance(self.x, Rows):
+            return cast(InMemory, Prefetched(split_classes(self.x, rows, self.y)))
         y = None if self.y is None else torch.from_numpy(self.y[rows])
         return InMemory(torch.from_numpy(self.x[rows]), y)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the values, types and shapes of x and y, the names of classes and columns, and the splits."""
+        """SHA-256 over the values, types and shapes of x and y, the names of classes and columns, and the splits.
+
+        Of streamed data, the names and sizes of the files and 64 examples stand for all values.
+        """
         digest = hashlib.sha256()
         arrays = {"x": self.x, "y": self.y} | {name: self.splits[name] for name in SPLITS}
         for name, array in arrays.items():
-            if array is not None:
+            if isinstance(array, Rows):
+                digest.update(f"{name} {array.digest()}\n".encode())
+            elif array is not None:
                 little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
                 digest.update(f"{name} {little.dtype.str} {little.shape}\n".encode())
                 digest.update(little.reshape(-1).view(np.uint8).data)

@@ -28,7 +28,7 @@ class Decision:
     """One thing that was decided.
 
     Args:
-        name: "likelihood", "binarise", "levels", "variance", "preprocessing" or "split".
+        name: "likelihood", "binarise", "levels", "variance", "preprocessing", "split" or "reading".
         value: what was chosen.
         because: the reason, a fact about the data.
         change_with: the option that chooses otherwise.
@@ -91,6 +91,9 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
         )
     )
     decisions.append(_split(inspection))
+    if inspection.streamed:
+        source: Literal["auto", "user"] = "user" if inspection.streamed == "asked for" else "auto"
+        decisions.append(Decision("reading", "streamed", inspection.streamed, "--no-stream", source))
     return decisions
 
 
@@ -217,9 +220,8 @@ def _preprocessing(facts: Inspection, likelihood: str, mode: str) -> str:
 def _split(facts: Inspection) -> Decision:
     value = " · ".join(f"{facts.splits[name]:,} {name}" for name in SPLITS)
     how = "by class, " if facts.classes else ""
-    because = (
-        "as the data came; what was missing is cut from train" if facts.given_splits else f"{how}duplicates together"
-    )
+    twins = "duplicates not looked for" if facts.streamed else "duplicates together"
+    because = "as the data came; what was missing is cut from train" if facts.given_splits else f"{how}{twins}"
     asked = facts.split not in ((), (0.8, 0.1, 0.1))
     return Decision("split", value, because, "--split 0.7,0.15,0.15", "user" if asked else "auto")
 

@@ -24,15 +24,20 @@ def check_regular(path: Path) -> None:
 
 def check_memory(size: int, source: str) -> None:
     """Raise UserError when ``size`` bytes are more than this machine's memory."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return
-    if size > memory:
+    memory = machine_memory()
+    if memory is not None and size > memory:
         raise UserError(
             f"{source} would take {size / 2**30:,.1f} GiB; expected to fit into this machine's {memory / 2**30:,.1f}. "
             "Take a part of it, or smaller numbers."
         )
+
+
+def machine_memory() -> int | None:
+    """Return the bytes of this machine's memory, None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def refuse_pickle(path: Path) -> None:

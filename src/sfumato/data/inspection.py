@@ -18,6 +18,7 @@ from sfumato.data.content import MISSING, SPLITS, Array
 from sfumato.data.dataset import Dataset
 from sfumato.data.randomness import random_keys
 from sfumato.data.splits import duplicate_groups
+from sfumato.data.streams import Rows
 
 Kind = Literal["binary", "8-bit", "counts", "real"]
 FEW_LEVELS = 32
@@ -54,6 +55,8 @@ class Inspection:
         constant: dimensions with a single value in the training split.
         pca_95: the principal components that hold 95 % of the training variance, on at most 1,000 examples; of tables,
             with every column at deviation 1.
+        streamed: why the data are read when they are asked for; "" where they are in memory. Of streamed data the
+            facts about values come from a fixed random part of the training split, and duplicates are not looked for.
     """
 
     source: str
@@ -77,6 +80,7 @@ class Inspection:
     crossing: int
     constant: int
     pca_95: int
+    streamed: str = ""
 
     @property
     def dimensions(self) -> int:
@@ -133,6 +137,7 @@ def inspect_dataset(dataset: Dataset) -> Inspection:
         crossing=_crossing(dataset, groups),
         constant=constant,
         pca_95=_pca(train),
+        streamed=dataset.x.because if isinstance(dataset.x, Rows) else "",
     )
 
 

@@ -29,6 +29,7 @@ from sfumato.data.files import (
 from sfumato.data.images import MAX_PIXELS, read_images
 from sfumato.data.labels import class_numbers
 from sfumato.data.splits import make_splits
+from sfumato.data.streams import Rows, stream_content, why_streamed
 from sfumato.data.tables import read_csv, read_parquet
 
 
@@ -41,12 +42,14 @@ def load_dataset(
     seed: int = 0,
     skip_bad: bool = False,
     max_pixels: int = MAX_PIXELS,
+    stream: bool | None = None,
 ) -> Dataset:
     """Read, check and split data.
 
     Args:
         source: a folder of images (sub-folders are classes; ``train``, ``val``, ``test`` are splits), ``.npy``,
-            ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array or tensor, or the pair (x, y).
+            ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array or tensor, or the pair (x, y). Streamed only:
+            ``.arrow``, and a ``.tar`` shard or a folder of them.
         size: the side of the images, or (height, width): cut to that aspect from the centre, then resized (Lanczos).
             Needed where sizes differ.
         label: the column, or the array of an ``.npz``, that holds the classes.
@@ -55,6 +58,8 @@ def load_dataset(
         seed: fixes the splits.
         skip_bad: leave out, and record, damaged images and examples with missing or infinite values.
         max_pixels: refuse larger images before they are decoded.
+        stream: read examples when they are asked for, not before; None: where they would take more than an eighth of
+            the machine's memory. Facts then come from a sample, and duplicates are not looked for.
 
     Returns:
         the data set. ``load_dataset(**dataset.origin)`` gives it again, unless it came from an array.
@@ -65,13 +70,15 @@ def load_dataset(
     shares = _check_split(split)
     seed = checked(seed, Count, "--seed")
     side = _check_size(size)
-    content, path = _read(source, side, label, skip_bad, max_pixels)
+    content, path = _read(source, side, label, skip_bad, max_pixels, stream)
     title = _title(content, path)
     y, class_names = class_numbers(content.y, len(content.x), title, content.class_names)
     content = replace(content, y=y, class_names=class_names)
-    if skip_bad:
+    streamed = isinstance(content.x, Rows)
+    if skip_bad and not streamed:
         content = _without_bad(content)
-    check_finite(content.x, title, content.columns)
+    if not streamed:
+        check_finite(content.x, title, content.columns)
     origin = {
         "source": path,
         "size": None if side is None else list(side),
@@ -80,6 +87,7 @@ def load_dataset(
         "seed": seed,
         "skip_bad": skip_bad,
         "max_pixels": max_pixels,
+        "stream": streamed,
     }
     return Dataset(
         name=content.name,
@@ -96,7 +104,7 @@ def load_dataset(
 
 
 def _read(
-    source: Any, size: tuple[int, int] | None, label: str | None, skip_bad: bool, max_pixels: int
+    source: Any, size: tuple[int, int] | None, label: str | None, skip_bad: bool, max_pixels: int, stream: bool | None
 ) -> tuple[Content, str | None]:
     """Return what ``source`` holds and, for a file, its absolute path; for a built-in set, its name."""
     if source is None:
@@ -104,27 +112,31 @@ def _read(
             "data that came from an array in Python cannot be found again; expected it. Pass the same array."
         )
     if not isinstance(source, str | os.PathLike):
-        _refuse(size, label, "an array")
+        _refuse(size, label, "an array", stream)
         return from_python(source), None
     text = os.fspath(source)
     if text in BUILTIN:
-        _refuse(size, label, text)
+        _refuse(size, label, text, stream)
         return load_builtin(text), text
     path = check_exists(text, BUILTIN)
     absolute = str(path.resolve())
     suffix = path.suffix.lower()
     if path.is_dir():
         if holds_fashion_mnist(path):
-            _refuse(size, label, text)
+            _refuse(size, label, text, stream)
             return fashion_mnist(path), absolute
         _refuse(None, label, "a folder of images (its classes are the sub-folders)")
+        if because := why_streamed(path, size, stream, max_pixels):
+            return stream_content(path, size, label, skip_bad, max_pixels, because), absolute
         return read_images(path, size, skip_bad, max_pixels), absolute
     check_regular(path)
     if suffix in PICKLE_SUFFIXES:
         refuse_pickle(path)
     if suffix in IMAGE_SUFFIXES:
         raise UserError(f"{path.name} is a single image; expected many. Give the folder that holds them.")
-    _refuse(size, label if suffix == ".npy" else None, path.name)
+    _refuse(None if suffix == ".tar" else size, label if suffix in (".npy", ".tar") else None, path.name)
+    if because := why_streamed(path, size, stream, max_pixels):
+        return stream_content(path, size, label, skip_bad, max_pixels, because), absolute
     if suffix == ".npy":
         return read_npy(path), absolute
     if suffix == ".npz":
@@ -140,8 +152,10 @@ def _read(
     )
 
 
-def _refuse(size: tuple[int, int] | None, label: str | None, what: str) -> None:
+def _refuse(size: tuple[int, int] | None, label: str | None, what: str, stream: bool | None = None) -> None:
     """An option that would do nothing is a mistake, not a wish to ignore."""
+    if stream:
+        raise UserError(f"--stream is for files that are read when they are asked for; got {what}. Leave it out.")
     if size is not None:
         raise UserError(f"--size is for folders of images; got it with {what}. Leave it out.")
     if label is not None:

@@ -76,8 +76,11 @@ class Preprocessing(nn.Module, ABC):
         """Raise UserError when ``raw`` (n, *shape) holds values that this map is not made for."""
 
     def prepare(self, dataset: Dataset) -> Dataset:
-        """Return ``dataset`` with what is done once, before training, done; by default nothing."""
-        return dataset
+        """Return ``dataset`` with what is done once, before training, done; by default only streamed data change.
+
+        They were not all checked before: every example is, when it is read.
+        """
+        return dataset.checking(self.check)
 
 
 @final
@@ -135,6 +138,8 @@ class _Discrete(Preprocessing):
 
     def check(self, raw: Array, source: str) -> None:
         """Raise UserError for values outside [0, high] or between the levels."""
+        if raw.dtype == np.uint8 and self.levels == 256 and self.high == 255:
+            return
         for part in _parts(raw):
             k = part.astype(np.float64) * ((self.levels - 1) / self.high)
             odd = (part < 0) | (part > self.high) | (np.abs(k - k.round()) > 1e-3)
@@ -311,7 +316,12 @@ class Binarise(Preprocessing):
     def prepare(self, dataset: Dataset) -> Dataset:
         """Return ``dataset`` with its fixed draws in place, 0 and ``high``; unchanged in dynamic mode."""
         if self.mode == "dynamic":
-            return dataset
+            return super().prepare(dataset)
+        if dataset.streamed:
+            raise UserError(
+                f"--binarise fixed draws all examples before training; {dataset.name} is streamed. Use "
+                "--binarise dynamic."
+            )
         x = np.empty_like(dataset.x)
         for start in range(0, len(x), _ROWS):
             part = dataset.x[start : start + _ROWS]

@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from sfumato.core.errors import UserError
 from sfumato.data.content import SPLITS, Array, Content
 from sfumato.data.randomness import random_keys
+from sfumato.data.streams import Rows
 
 _STREAM = 0x73706C6974  # "split"
 
 
 def duplicate_groups(x: Array) -> NDArray[np.int64]:
-    """Return for every row the number of the first row with the same bytes, int64 (n,)."""
+    """Return for every row the number of the first row with the same bytes, int64 (n,).
+
+    Of streamed data, which are not all read for it, every row counts as its own.
+    """
+    if isinstance(x, Rows):
+        return np.arange(len(x))
     first: dict[bytes, int] = {}
     rows = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x)
     return np.fromiter((first.setdefault(key, row) for row, key in enumerate(rows)), dtype=np.int64, count=len(x))
