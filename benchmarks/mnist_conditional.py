@@ -32,7 +32,9 @@ def train(args: Namespace) -> None:
     with fixed_noise(args.seed):
         model = gated_vae(args.latent_dim, 10, args.condition)
     start_at_the_mean(model, data)
-    stage = fit(model, ELBO(beta=args.beta, schedule=WarmUp(2000)), data, settings(args), 60 * args.minutes)
+    stage = fit(
+        model, ELBO(beta=args.beta, schedule=WarmUp(2000)), data, settings(args), 60 * args.minutes, steps=args.steps
+    )
     save_model(args.folder / "model", model, card={}, replace=True)
     recipe = f"gated 300-300, {args.latent_dim} latents, class-conditional, y seen by the {args.condition}"
     recipe += f", beta {args.beta:g}"
@@ -69,6 +71,7 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--condition", choices=("prior", "decoder", "both"), default="prior")
     parser.add_argument("--latent-dim", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="of the training, instead of what fits into --minutes")
     parser.add_argument("--beta", type=float, default=3.0, help="the weight of the KL term in training")
     parser.add_argument("--samples", type=int, default=100, help="K of each p(x | y) in Bayes' rule")
     parser.add_argument("--per-class", type=int, default=1000)
