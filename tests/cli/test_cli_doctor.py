@@ -6,14 +6,16 @@ import fcntl
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import Command, tree
+from cli_helpers import Command, start, tree
 
 from sfumato.cli.main import run
 from sfumato.core.errors import UserError
@@ -174,6 +176,55 @@ def test_watching_a_finished_run_looks_once(ward: Path, command: Command) -> Non
     result = command("doctor", "runs/ae", "--watch")
     assert result.code == 0
     assert result.out.count("runs/ae: ") == 1
+
+
+def test_a_training_that_is_killed_is_seen_by_who_watches(ward: Path, command: Command) -> None:
+    words = ["train", "made.npy", "--steps", "100000", "--latent-dim", "2", "--out", "runs/live", "--quiet"]
+    process = start(words, ward)
+    try:
+        while process.poll() is None and not (ward / "runs/live/metrics.jsonl").exists():
+            time.sleep(0.05)
+
+        def kill(seconds: float) -> None:
+            process.kill()
+            process.communicate()
+
+        found = list(verb.watch("runs/live", sleep=kill))
+    finally:
+        process.kill()
+    assert [item.symptoms.course.state for item in found] == ["running", "stopped"]
+    assert "stopped, step" in found[1].headline
+    result = command("doctor", "runs/live", "--watch")
+    assert result.code == 0
+    assert result.out.count("runs/live: ") == 1
+    assert "problem: " not in result.out
+    assert "next:  sfumato train --resume runs/live" in result.err
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "said"),
+    [
+        ("interrupted", 130, "no longer watching; the training is not touched"),
+        ("removed", 1, "error: runs/ae is gone: it was removed or renamed while it was watched."),
+    ],
+)
+def test_watching_that_is_broken_off_is_one_sentence(
+    event: str, code: int, said: str, ward: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run counts as running: it has no evaluation yet, and this process holds its lock."""
+    Path("runs/ae/evaluation.json").unlink()
+
+    def breaks_off(seconds: float) -> None:
+        if event == "interrupted":
+            raise KeyboardInterrupt
+        shutil.rmtree("runs/ae")
+
+    monkeypatch.setattr(verb, "watch", partial(verb.watch, sleep=breaks_off))
+    with RunFolder("runs/ae").lock():
+        result = command("doctor", "runs/ae", "--watch")
+    assert result.code == code
+    assert "running, step 60 of 60" in result.out
+    assert result.err.splitlines() == [said]
 
 
 def test_without_a_run_it_tests_the_installation(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

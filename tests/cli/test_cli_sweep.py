@@ -180,7 +180,15 @@ def test_the_smallest_size_within_one_standard_error_is_suggested() -> None:
     found = suggest(rows)
     assert found is not None
     assert found.latent_dim == 4
-    for words in ("within one standard error", "size 8", "-90.0 ± 1.0", "4 of 4", "At size 16 7 of 16"):
+    for words in (
+        "within one standard error",
+        "size 8",
+        "-90.0 ± 1.0",
+        "4 of 4",
+        "At size 16, 7 of 16",
+        "50 validation examples",
+        "12 steps",
+    ):
         assert words in found.because
     sharp = suggest([replace(row, evidence=Estimate(row.evidence.value, 0.1, 50, "nats")) for row in rows])  # type: ignore[union-attr]
     assert sharp is not None

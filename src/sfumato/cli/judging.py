@@ -72,15 +72,20 @@ def doctor(
             _print(found)
         return 0
     before: set[str] = set()
-    for found in verb.watch(run, seed=seed):
-        if json:
-            show_json(found.to_dict())
-            continue
-        names = {finding.name for finding in found.findings}
-        _print(found, known=before)
-        if before - names and not quiet:
-            say(f"  over: {', '.join(sorted(before - names))}")
-        before = names
+    try:
+        for found in verb.watch(run, seed=seed):
+            if json:
+                show_json(found.to_dict())
+                continue
+            names = {finding.name for finding in found.findings}
+            _print(found, known=before)
+            if before - names and not quiet:
+                say(f"  over: {', '.join(sorted(before - names))}")
+            before = names
+    except KeyboardInterrupt:
+        if not quiet:
+            say("no longer watching; the training is not touched")
+        return 130
     return 0
 
 
@@ -146,9 +151,11 @@ def units(
 def _print(found: Diagnosis, known: Collection[str] = ()) -> None:
     """Print the headline, and the findings that are not ``known``."""
     from sfumato.cli.printing import next_block, say, show
+    from sfumato.io.store import shown as name_of
 
     show(found.headline)
-    cures = []
+    cures: list[tuple[str, ...]] = []
+    kinds: set[str] = set()
     for finding, cure in zip(found.findings, found.commands, strict=True):
         if finding.name in known:
             continue
@@ -156,10 +163,15 @@ def _print(found: Diagnosis, known: Collection[str] = ()) -> None:
         show(f"{finding.severity}: {finding.name}")
         for name, text in (("symptom", finding.symptom), ("why", finding.why), ("do", finding.do)):
             show(f"  {name:<9}{text}")
-        if cure and cure not in cures:
+        if cure and finding.options[0] not in kinds:  # of two lengths the first, which the worse finding asks for
+            kinds.add(finding.options[0])
             cures.append(cure)
     for what, why in found.absent.items():
         say(f"not looked at: the {what} ({why})")
+    if found.symptoms.course.state == "stopped" and not any(
+        finding.severity == "problem" for finding in found.findings
+    ):
+        cures.insert(0, ("train", "--resume", name_of(found.path)))
     if cures and found.symptoms.course.state != "running":
         say(next_block(*cures[:3]))
 

@@ -176,8 +176,8 @@ def _print(found: Sweep, quiet: bool) -> None:
     if quiet or not found.points:
         return
     say(f"picture  {(found.path / 'sweep.png').resolve()}")
-    size = None if found.suggestion is None else found.suggestion.latent_dim
-    best = next((point for point in found.points if point.latent_dim == size), found.points[0])
+    chosen = None if found.suggestion is None else (found.suggestion.latent_dim, found.suggestion.beta)
+    best = next((point for point in found.points if (point.latent_dim, point.beta) == chosen), found.points[0])
     say(next_block(["info", shown(found.path / best.run)], ["sample", shown(found.path / best.run)]))
 
 

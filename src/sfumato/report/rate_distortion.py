@@ -46,11 +46,10 @@ def curve(rows: Sequence[Row], ax: Axes) -> Axes:
         _with_errors(ax, own, "rate", "distortion", number, f"latent {size}")
         for row in own:
             place = (row["rate"]["value"], row["distortion"]["value"])
-            ax.annotate(
-                f"{row['beta']:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=class_colour(number)
-            )
+            ax.annotate(f"{row['beta']:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=INK)
     best = min(rows, key=lambda row: float(row["rate"]["value"] + row["distortion"]["value"]))
     place = (best["rate"]["value"], best["distortion"]["value"])
+    ax.margins(x=0.08)  # room for the number at the last point
     limits = ax.get_xlim(), ax.get_ylim()
     ax.axline(place, slope=-1, color=LINE, linestyle="--", linewidth=0.9, zorder=0)
     ax.set(xlim=limits[0], ylim=limits[1])
@@ -68,10 +67,13 @@ def evidence(rows: Sequence[Row], ax: Axes) -> Axes:
         rows: as in :func:`sweep_picture`.
         ax: where to.
     """
-    for number, beta in enumerate(sorted({float(row["beta"]) for row in rows})):
+    betas = sorted({float(row["beta"]) for row in rows})
+    for number, beta in enumerate(betas):
         own = [row for row in rows if row["beta"] == beta and row["evidence_bound"]]
         own.sort(key=lambda row: int(row["latent_dim"]))
-        _with_errors(ax, own, "latent_dim", "evidence_bound", number, f"beta {beta:g}")
+        shift = 1.03 ** (number - (len(betas) - 1) / 2)  # side by side, or their errors would hide each other
+        moved = [{**row, "latent_dim": shift * row["latent_dim"]} for row in own]
+        _with_errors(ax, moved, "latent_dim", "evidence_bound", number, f"beta {beta:g}")
     ax.set_xscale("log", base=2)
     sizes = sorted({row["latent_dim"] for row in rows})
     ax.set_xticks(sizes, [str(size) for size in sizes])
@@ -79,6 +81,7 @@ def evidence(rows: Sequence[Row], ax: Axes) -> Axes:
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel("latent dimensions")
     ax.set_ylabel("log p(x) at least, nats")
+    ax.set_title("bars: one standard error over examples", fontsize=8, color=MUTED, loc="left")
     ax.legend(frameon=False, fontsize=8, labelcolor=INK)
     return _quiet(ax, grid="y")
 

@@ -119,15 +119,24 @@ def watch(
         seed: of the noise.
         every: seconds between two looks at the metrics.
         sleep: waits so many seconds.
+
+    Raises:
+        UserError: as :func:`doctor`. SfumatoError: the folder went away while it was watched.
     """
     before: tuple[int, State] | None = None
     while True:
-        folder = RunFolder(Path(path).expanduser())
-        now = (sum(line.get("split") == "validation" for line in folder.metrics.read()), state_of(folder))
-        if now != before:
-            found = doctor(path, seed=seed)
-            yield found
+        try:
+            folder = RunFolder(Path(path).expanduser())
+            now = (sum(line.get("split") == "validation" for line in folder.metrics.read()), state_of(folder))
+            found = doctor(path, seed=seed) if now != before else None
+        except (SfumatoError, OSError):
+            if before is None or is_run(path):
+                raise
+            gone = f"{shown(Path(path))} is gone: it was removed or renamed while it was watched."
+            raise SfumatoError(gone) from None
+        if found is not None:
             before = (now[0], found.symptoms.course.state)
+            yield found
         if before is not None and before[1] != "running":
             return
         sleep(every)
@@ -202,6 +211,8 @@ def settings_of(decided: Mapping[str, Any]) -> Settings:
         steps=int(training["steps"]),
         learning_rate=float(training["learning_rate"]),
         pca_95=int(decided.get("inspection", {}).get("pca_95", 0)),
+        crossing=int(decided.get("inspection", {}).get("crossing", 0)),
+        held_out=sum(int(count) for name, count in decided["data"]["counts"].items() if name != "train"),
     )
 
 

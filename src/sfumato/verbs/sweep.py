@@ -307,9 +307,11 @@ def suggest(points: Sequence[Point]) -> Suggestion | None:
         if chosen is best
         else f"within one standard error of the best at beta {beta:g} (size {best.latent_dim}: {top})"
     )
-    because = f"log p(x) is at least {bound}, {reason}; {chosen.active_units} of {chosen.latent_dim} dimensions active"
+    basis = f"on {bound.n:,} {SPLIT} examples after {chosen.steps:,} steps"
+    active = f"{chosen.active_units} of {chosen.latent_dim} dimensions active"
+    because = f"log p(x) is at least {bound} {basis}, {reason}; {active}"
     if chosen is not largest:
-        return Suggestion(chosen.latent_dim, beta, f"{because}. At size {largest.latent_dim} {used}.")
+        return Suggestion(chosen.latent_dim, beta, f"{because}. At size {largest.latent_dim}, {used}.")
     more = "; it is the largest that was tried, and a larger one may help" if best is largest else ""
     return Suggestion(chosen.latent_dim, beta, f"{because}{more}.")
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfumato.evaluation.diagnosis.finding import Finding, error_of
-from sfumato.evaluation.diagnosis.symptoms import Settings, Symptoms
+from sfumato.evaluation.diagnosis.symptoms import Measured, Settings, Symptoms
 from sfumato.evaluation.latents import Latents
 
 ALMOST_NOTHING = 0.02  # nats
 ALIVE = 0.1  # nats of KL that a dimension had, to have been in use
+DEAR = 3.0  # a weight from which on idle dimensions are those that it made idle
 INDISPENSABLE = 1.0  # nats of KL of a dimension that could not be spared
 UNPAID = 0.05
 UNDERPAID, SMALL_SIGMA = 0.5, 0.1
 LARGE_SIGMA = 2.0
 HARDLY = 0.1  # nats that a label is worth; part of the distance between samples that it moves one
-TOLD, SURELY_TOLD = 0.75, 0.9
+TOLD = 0.6  # accuracy of a classifier from which on z of the prior are others: a fifth of them
+STRAY, MOSTLY_STRAY = 0.15, 0.5  # of the samples, where 0.05 is nothing unusual
+EMPTY, LEAST_GAP = 0.2, 1.0  # of the rate, and nats, that only say how far the codes are from the prior
 
 
 def collapse(symptoms: Symptoms) -> Iterator[Finding]:
@@ -25,9 +28,9 @@ def collapse(symptoms: Symptoms) -> Iterator[Finding]:
         return
     latents, use = measured.latents, measured.use_of_z
     dims = latents.mean.shape[1]
-    smaller = f"{max(1.0, settings.beta) / 4:g}" if settings.beta and settings.beta > 1 else None
-    what = f"beta {settings.beta:g} makes every nat of KL dear" if smaller else "a decoder that does well without z"
-    options = ("--beta", "1") if smaller else ("--careful",)
+    beta = settings.beta or 0.0
+    what = f"beta {beta:g}, a high price of every nat of KL" if beta > 1 else "a decoder that does well without z"
+    options = ("--beta", "1") if beta > 1 else ("--careful",)
     if latents.active_units == 0 or use.value < max(ALMOST_NOTHING, 2 * error_of(use)):
         total = f", the KL is {float(latents.kl.sum()):.3f} nats" if latents.kl is not None else ""
         yield Finding(
@@ -37,6 +40,17 @@ def collapse(symptoms: Symptoms) -> Iterator[Finding]:
             f"good as its own to {use.value:.3f} ± {error_of(use):.3f} nats.",
             f"The posterior equals the prior, so z says nothing about x. Likely cause: {what}.",
             f"Train with {' '.join(options)}.",
+            options,
+        )
+        return
+    idle = dims - latents.active_units
+    if beta >= DEAR and 2 * idle >= dims:
+        yield Finding(
+            "collapsed dimensions",
+            "warning",
+            f"{idle} of {dims} latent dimensions are idle, and beta is {beta:g}.",
+            f"The KL of a dimension is paid only while it saves as much in the reconstruction. Likely cause: {what}.",
+            "Train with --beta 1, unless few dimensions are what you want.",
             options,
         )
         return
@@ -51,10 +65,10 @@ def collapse(symptoms: Symptoms) -> Iterator[Finding]:
     if died:
         yield Finding(
             "collapsed dimensions",
-            "warning" if 2 * len(died) >= dims or smaller else "note",
+            "warning" if 2 * len(died) >= dims or beta > 1 else "note",
             f"{len(died)} of {dims} latent dimensions were in use (KL above {ALIVE:g} nats) and are idle now (below "
             f"{ALMOST_NOTHING:g}): {some_of(died)}.",
-            f"The KL of a dimension is paid only while it saves more in the reconstruction; {what} tips it over.",
+            f"The KL of a dimension is paid only while it saves as much in the reconstruction. Likely cause: {what}.",
             f"Train with {' '.join(options)}, if the ELBO matters less than these dimensions.",
             options,
         )
@@ -112,25 +126,46 @@ def wide(symptoms: Symptoms) -> Iterator[Finding]:
 
 
 def prior_mismatch(symptoms: Symptoms) -> Iterator[Finding]:
-    """An aggregate posterior far from the prior, so that samples are worse than reconstructions."""
+    """An aggregate posterior that is not the prior: bad where samples show it, else nats that could be saved."""
     measured, settings = symptoms.measured, symptoms.settings
-    if measured is None or measured.told is None or measured.worse is None:
+    course = symptoms.course
+    if measured is None or measured.told is None or measured.stray is None:
         return
-    told, worse = measured.told, measured.worse
-    if told.value - 2 * error_of(told) < TOLD or worse.value < max(0.01, 2 * error_of(worse)):
+    if course.state == "running" and 2 * course.step < settings.steps:
+        return  # every training begins so
+    told, strays = measured.told, measured.stray
+    sure, lost = (value.value - 2 * error_of(value) for value in (told, strays))
+    seen = sure > TOLD and lost > STRAY
+    if not seen and not _empty(measured):
         return
-    strong = settings.beta is not None and settings.beta < 1
-    latent = max(1, settings.latent_dim // 2)
+    parts = []
+    if measured.prior_gap is not None and measured.rate is not None:
+        gap, rate = measured.prior_gap, measured.rate
+        parts.append(
+            f"KL(q(z) || p(z)) is at least {gap.value:,.1f} ± {error_of(gap):.1f} of the {rate.value:,.1f} nats of KL"
+        )
+    parts.append(f"a classifier tells z of the posteriors from z of the prior in {told.value:.0%} of the cases")
+    parts.append(
+        f"{strays.value:.0%} ± {error_of(strays):.0%} of the samples are farther from every example than 95 % of the "
+        "reconstructions (50 % and 5 % where nothing is wrong)"
+    )
+    text = ", ".join(parts[:-1]) + f", and {parts[-1]}."
+    if settings.beta is not None and settings.beta < 1:
+        do, options = "--beta 1", ("--beta", "1")
+    elif settings.latent_dim <= 4:
+        do, options = f"more --steps, {2 * settings.steps}, or a larger --beta", ("--steps", str(2 * settings.steps))
+    else:
+        latent = str(settings.latent_dim // 2)
+        do, options = f"fewer dimensions, --latent-dim {latent}, or a larger --beta", ("--latent-dim", latent)
     yield Finding(
         "prior mismatch",
-        "problem" if told.value > SURELY_TOLD and worse.value > 0.1 else "warning",
-        f"A classifier tells z of the posteriors from z of the prior in {told.value:.0%} ± {error_of(told):.0%} of the "
-        f"cases (50 % were equal); samples lie {measured.samples or 0:.3f} from the data, reconstructions "
-        f"{measured.reconstructions or 0:.3f} (energy distance, as a fraction of the data's spread).",
-        "The decoder never saw much of where samples come from: the posteriors together do not fill the prior.",
-        f"Train with {'--beta 1' if strong else f'fewer dimensions, --latent-dim {latent}, or a larger --beta'}; or "
-        "take z from encoded examples instead of the prior.",
-        ("--beta", "1") if strong else ("--latent-dim", str(latent)),
+        "note" if not seen else "problem" if lost > MOSTLY_STRAY else "warning",
+        text[0].upper() + text[1:],
+        "The posteriors together do not fill the prior, and the decoder never saw what lies between them."
+        if seen
+        else "The posteriors together do not fill the prior. Samples hardly suffer, but the ELBO pays these nats.",
+        f"Train with {do}; or take z from encoded examples instead of the prior.",
+        options,
     )
 
 
@@ -161,7 +196,7 @@ def latent_size(symptoms: Symptoms) -> Iterator[Finding]:
         return
     latents = measured.latents
     active, dims = latents.active_units, latents.mean.shape[1]
-    if 0 < active <= 0.75 * dims and dims - active >= 2:
+    if 0 < active <= 0.75 * dims and dims - active >= 2 and not (settings.beta or 0) >= DEAR:
         size = min(dims - 1, active + 1)
         yield Finding(
             "too many latents",
@@ -221,6 +256,12 @@ def _typical_sigma(latents: Latents | None) -> float | None:
 def _free(latents: Latents, settings: Settings) -> bool:
     """Whether the KL is no more than what costs nothing: then nothing is paid, and that is no disease."""
     return latents.kl is None or float(latents.kl.sum()) < 1.2 * settings.free_bits
+
+
+def _empty(measured: Measured) -> bool:
+    """Whether much of the rate surely is KL(q(z) || p(z)), which says nothing about x."""
+    gap, rate = measured.prior_gap, measured.rate
+    return gap is not None and rate is not None and gap.value - 2 * error_of(gap) > max(LEAST_GAP, EMPTY * rate.value)
 
 
 def _idle_kl(latents: Latents) -> float:

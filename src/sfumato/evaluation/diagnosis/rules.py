@@ -20,6 +20,10 @@ OVERFIT = 0.02
 STILL_RISING, LEAST_GAIN = 0.01, 0.1  # of all that was gained; nats
 TOO_EARLY = 0.1  # of the steps
 RECENT = 5
+USUAL_RATE, FAR_RATE = 1e-3, 20.0  # of Adam: A Method for Stochastic Optimization, Kingma and Ba, 2015
+SETTLED = 2.0  # quotient of a learned variance and the error that it should be
+COPIED = 0.1  # of the validation and test examples
+SHIFTED = 0.6  # accuracy of telling validation from training examples
 
 Rule = Callable[[Symptoms], Iterator[Finding]]
 
@@ -27,7 +31,12 @@ Rule = Callable[[Symptoms], Iterator[Finding]]
 def diagnose(symptoms: Symptoms) -> list[Finding]:
     """Return what follows from ``symptoms``, the worst first; nothing for a healthy run."""
     course, measured = symptoms.course, symptoms.measured
-    if course.state == "running" and course.step < TOO_EARLY * symptoms.settings.steps and measured and measured.finite:
+    if (
+        course.state != "finished"
+        and course.step < TOO_EARLY * symptoms.settings.steps
+        and measured
+        and measured.finite
+    ):
         symptoms = replace(symptoms, measured=None)  # a model that has hardly begun has every disease
     found = [finding for rule in RULES for finding in rule(symptoms)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -66,6 +75,58 @@ def broken_numbers(symptoms: Symptoms) -> Iterator[Finding]:
             "Their loss was not finite, or their gradient was far larger than those before.",
             f"Many of them ask for a lower rate: --lr {lower}." if share > 0.01 else "So few do no harm.",
             ("--lr", lower) if share > 0.01 else (),
+        )
+
+
+def learning_rate(symptoms: Symptoms) -> Iterator[Finding]:
+    """A rate that made the model worse than a fresh one, or one that is far from those that work."""
+    course, settings = symptoms.course, symptoms.settings
+    rate = settings.learning_rate
+    first, *later = [value for _, value in course.elbo] or [0.0]
+    weighed = 0.5 <= (settings.beta or 0.0) <= 2  # else what was trained is not the ELBO, which may well fall
+    diverged = weighed and len(later) > 1 and max(later) < first
+    if not diverged and rate <= FAR_RATE * USUAL_RATE:
+        return
+    lower = f"{min(rate / 10, USUAL_RATE):g}"
+    if diverged:
+        symptom = (
+            f"No evaluation was better than that of fresh weights, {first:,.1f} nats; the last was {later[-1]:,.4g}."
+        )
+    else:
+        symptom = f"The learning rate is {rate:g}, {rate / USUAL_RATE:,.0f} times the usual {USUAL_RATE:g} of Adam."
+    yield Finding(
+        "learning rate too high",
+        "problem" if diverged else "warning",
+        symptom,
+        "Steps of this length jump over what they should descend: units die, and what was learned is lost again.",
+        f"Train with --lr {lower}.",
+        ("--lr", lower),
+    )
+
+
+def splits(symptoms: Symptoms) -> Iterator[Finding]:
+    """Splits that share examples, or are not of one kind: then no number of the evaluation means what it says."""
+    settings, measured = symptoms.settings, symptoms.measured
+    if settings.crossing:
+        share = settings.crossing / max(1, settings.held_out)
+        yield Finding(
+            "examples in several splits",
+            "problem" if share > COPIED else "warning" if share > 0.1 * COPIED else "note",
+            f"{settings.crossing:,} examples lie in more than one split, beside {settings.held_out:,} validation and "
+            f"test examples ({share:.1%}).",
+            "The model has seen what it is judged by, so the numbers are too good.",
+            "Let the data be split anew, duplicates together: give one array or folder, without splits of its own.",
+        )
+    shift = None if measured is None else measured.shift
+    if shift is not None and shift.value - 3 * error_of(shift) > SHIFTED:
+        yield Finding(
+            "splits differ",
+            "problem" if shift.value > 0.9 else "warning",
+            f"A classifier tells validation from training examples in {shift.value:.0%} ± {error_of(shift):.0%} of the "
+            "cases; in splits that were drawn at random it is 50 %.",
+            "They are of different kinds, classes, times or scales, so the ELBO on one says little about the other.",
+            "Look at both splits (sfumato inspect DATA), or let them be drawn at random: --split 0.8,0.1,0.1 on one "
+            "array or folder.",
         )
 
 
@@ -110,9 +171,11 @@ def scales(symptoms: Symptoms) -> Iterator[Finding]:
                 "sfumato units says what a weight amounts to here; --beta 1 is the ELBO.",
                 ("--beta", "1"),
             )
-    if measured is None or measured.misfit is None or settings.variance != "fixed":
+    if measured is None or measured.misfit is None:
         return
-    if not 0.2 < measured.misfit < 5:
+    if settings.variance != "fixed":
+        yield from _unsettled(measured.misfit, symptoms)
+    elif not 0.2 < measured.misfit < 5:
         weight = 1 / max(measured.misfit, 1e-12)
         size = f"{weight:,.3g} times as large as" if weight > 1 else f"{1 / weight:,.3g} times smaller than"
         yield Finding(
@@ -123,6 +186,22 @@ def scales(symptoms: Symptoms) -> Iterator[Finding]:
             "Let the variance be learned: --likelihood gaussian (variance shared), without a fixed one in --config.",
             ("--likelihood", "gaussian"),
         )
+
+
+def _unsettled(misfit: float, symptoms: Symptoms) -> Iterator[Finding]:
+    """A learned decoder variance that has not come down to the error."""
+    if misfit > 1 / SETTLED or symptoms.course.state == "running":
+        return
+    longer = str(4 * symptoms.settings.steps)
+    yield Finding(
+        "decoder variance not settled",
+        "warning",
+        f"The learned variance of the decoder is still {1 / max(misfit, 1e-12):,.3g} times the mean squared error.",
+        f"It moves by about the learning rate a step, and {symptoms.settings.steps:,} steps were too few; until it is "
+        "there it weighs the KL too much, and dimensions die.",
+        f"Train longer: --steps {longer}, or with a higher --lr.",
+        ("--steps", longer),
+    )
 
 
 def reduction_factor(beta: float, settings: Settings) -> str:
@@ -153,7 +232,16 @@ def unreached_weight(symptoms: Symptoms) -> Iterator[Finding]:
     course, settings = symptoms.course, symptoms.settings
     if not settings.beta or course.state == "running":
         return
-    if course.weight < 1:
+    if course.weight < 1 and course.state == "stopped":
+        yield Finding(
+            "KL weight below beta",
+            "warning",
+            f"It stopped at step {course.step:,} of {settings.steps:,}, where the KL term had {course.weight:.0%} of "
+            f"its weight {settings.beta:g}.",
+            "It was broken off during the warm-up of the KL term, so what was trained so far is not the ELBO.",
+            "Go on with the training: sfumato train --resume RUN.",
+        )
+    elif course.weight < 1:
         yield Finding(
             "KL weight below beta",
             "problem",
@@ -206,7 +294,7 @@ def fitting(symptoms: Symptoms) -> Iterator[Finding]:
     if measured is not None and measured.elbo is not None and measured.train_elbo is not None:
         here, there = measured.train_elbo, measured.elbo
         gap, error = here.value - there.value, math.hypot(error_of(here), error_of(there))
-        if gap > max(3 * error, OVERFIT * abs(there.value), 1.0):
+        if gap > max(3 * error, OVERFIT * abs(there.value), 1.0) and not any(splits(symptoms)):
             yield Finding(
                 "overfitting",
                 "warning",
@@ -236,24 +324,31 @@ def fitting(symptoms: Symptoms) -> Iterator[Finding]:
 def _too_short(course: Course, settings: Settings) -> Iterator[Finding]:
     """The ELBO still rose at the end."""
     lines = course.elbo
-    if course.state == "running" or len(lines) < 2 * RECENT:
+    patient = course.state == "finished" and course.step < settings.steps  # it ended because nothing was gained
+    if course.state == "running" or patient or len(lines) < 2 * RECENT:
         return
-    (first, before), (last, after) = lines[-RECENT], lines[-1]
-    gain, total = after - before, after - lines[0][1]
-    if gain > max(STILL_RISING * total, LEAST_GAIN) and last > first:
-        yield Finding(
-            "trained too short",
-            "note",
-            f"The validation ELBO still rose by {gain:,.2f} nats in the last {last - first:,} of {last:,} steps, "
-            f"{gain / total:.0%} of all that was gained.",
-            "The training ended before the model had learned what it can.",
-            f"Train longer: --steps {2 * settings.steps}.",
-            ("--steps", str(2 * settings.steps)),
-        )
+    (_, fresh), (last, after) = lines[0], lines[-1]
+    total = after - fresh
+    parts = [(lines[-RECENT], STILL_RISING), (next(line for line in lines if 2 * line[0] >= last), STILL_RISING)]
+    for (first, before), share in parts:  # a rate that falls to 0 makes the end flat: then the second half tells
+        gain = after - before
+        if gain > max(share * total, LEAST_GAIN) and last > first:
+            yield Finding(
+                "trained too short",
+                "note",
+                f"The validation ELBO still rose by {gain:,.2f} nats in the last {last - first:,} of {last:,} steps, "
+                f"{gain / total:.1%} of all that was gained.",
+                "The training ended before the model had learned what it can.",
+                f"Train longer: --steps {2 * settings.steps}.",
+                ("--steps", str(2 * settings.steps)),
+            )
+            return
 
 
 RULES: tuple[Rule, ...] = (
     broken_numbers,
+    learning_rate,
+    splits,
     grey_bernoulli,
     collapse,
     noise,

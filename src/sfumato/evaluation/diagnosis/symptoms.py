@@ -8,12 +8,8 @@ r"""The symptoms of a run, measured on at most some hundred examples of a split,
   exactly, whatever the decoder. The quotient of the two sides, means over examples, is the beta that the posterior's
   noise has really been paid with: 1 for an ELBO, 0 where the noise costs nothing, as in an autoencoder.
 * **Use of z.** E log p(x | z) - E log p(x | z') with z' from the posterior of another example: what z tells, in nats.
-* **Told apart.** How often a small classifier tells z of the aggregate posterior q(z) = 1/N sum_n q(z | x_n) from z of
-  the prior, on examples it was not trained on; one half where the two are the same. Reference: Revisiting Classifier
-  Two-Sample Tests, Lopez-Paz and Oquab, 2017, https://arxiv.org/abs/1610.06545.
-* **Distance.** The energy distance 2 E|a - b| - E|a - a'| - E|b - b'| between what is decoded and the validation
-  examples, divided by their E|b - b'|; once with z of the prior (samples), once with z of q(z) (reconstructions).
-  Reference: Energy statistics, Szekely and Rizzo, 2013.
+* **Shift.** How often a small classifier tells validation examples from training examples.
+* **Prior and aggregate posterior**: see :mod:`~sfumato.evaluation.diagnosis.against_prior`.
 * **Gain of the label.** ELBO(x, y) - ELBO(x, y') with another class y': what y tells, in nats.
 """
 
@@ -26,12 +22,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sfumato.core.gaussians import as_normal, has_density
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.data import Dataset, Examples, InMemory, Preprocessing
 from sfumato.evaluation.bounds import elbo_terms
+from sfumato.evaluation.diagnosis.against_prior import FEWEST, gap_to_prior, prior_against_posterior, told_apart
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
@@ -41,9 +37,8 @@ from sfumato.likelihoods.gaussian import LOG_VARIANCE_BOUNDS
 from sfumato.models import VAE
 
 MOST = 1_000
-PICTURES = 400
-BLOCKS = 5
-LEARNING_STEPS = 150
+CODES = 4  # times as many training examples are only encoded
+PROJECTED = 64  # dimensions in which wide examples are compared
 STREAM = 0x646F63  # "doc": keeps these random numbers apart from others with the same seed
 
 State = Literal["running", "stopped", "finished"]
@@ -67,6 +62,8 @@ class Settings:
         steps: steps planned.
         learning_rate: at its peak.
         pca_95: principal components that hold 95 % of the variance, 0 where unknown.
+        crossing: examples of which equal ones lie in more than one split.
+        held_out: validation and test examples.
     """
 
     objective: str
@@ -82,6 +79,8 @@ class Settings:
     steps: int
     learning_rate: float
     pca_95: int = 0
+    crossing: int = 0
+    held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,13 @@ class Measured:
         latents: the posteriors of the validation examples.
         elbo: on the validation examples, nats, given the label where the model sees it.
         train_elbo: on training examples.
+        shift: how often training and validation examples are told apart; one half where both are of one kind.
         balance: the beta that the noise is paid with; None without noise or where it is not a posterior's.
         use_of_z: nats.
+        rate: E KL(q(z | x) || p(z)) where samples begin, nats.
+        prior_gap: KL(q(z) || p(z)) is at least this, nats.
         told: share of z that are told apart, with standard error.
-        samples: energy distance of samples to the data, a fraction of the data's own spread.
-        reconstructions: the same for decoded z of the aggregate posterior.
-        worse: ``samples`` - ``reconstructions``, with the standard error of the difference.
+        stray: share of samples that are farther from the data than 95 % of the reconstructions.
         label_gain: nats.
         label_moves: how far a sample moves when only its label changes, as a fraction of the distance of two samples.
         between: share of values strictly between 0 and 1 that a Bernoulli likelihood is given.
@@ -146,12 +146,13 @@ class Measured:
     latents: Latents | None = None
     elbo: Estimate | None = None
     train_elbo: Estimate | None = None
+    shift: Estimate | None = None
     balance: float | None = None
     use_of_z: Estimate | None = None
+    rate: Estimate | None = None
+    prior_gap: Estimate | None = None
     told: Estimate | None = None
-    samples: float | None = None
-    reconstructions: float | None = None
-    worse: Estimate | None = None
+    stray: Estimate | None = None
     label_gain: Estimate | None = None
     label_moves: float | None = None
     between: float | None = None
@@ -209,8 +210,12 @@ def measure(model: VAE, preprocessing: Preprocessing, dataset: Dataset, *, seed:
         found |= {name: outside.get(name) for name in ("use_of_z", "label_gain", "misfit")}
         found |= {name: outside.get(name, 0.0) for name in ("at_floor", "at_ceiling")}
         found["balance"] = inside.get("balance")
+        if min(len(x), len(x_new)) >= FEWEST:
+            found["shift"] = _shift(x, x_new, seed_for(STREAM, seed, 5))
         label = y if model.posterior.sees_label or model.decoder.sees_label else None
-        found |= _prior_against_posterior(model, x, label, x_new, seed)
+        found |= prior_against_posterior(model, x, label, x_new, seed_for(STREAM, seed, 2))
+        learnt = find_latents(model, some(prepared.split("train"), CODES * most), preprocessing, seed=seed)
+        found |= gap_to_prior(model, learnt, latents, seed_for(STREAM, seed, 4))
         if model.num_classes > 1:
             found["label_moves"] = _moves(model, seed)
         if isinstance(model.likelihood, Bernoulli):
@@ -289,6 +294,17 @@ def of_batch(model: VAE, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Te
     return found
 
 
+def _shift(x: Tensor, x_new: Tensor, seed: int) -> Estimate:
+    """Return how often as many of ``x`` and ``x_new`` are told apart, in a random projection where x is wide."""
+    with fixed_noise(seed, x.device):
+        count = min(len(x), len(x_new))
+        rows = [part[torch.randperm(len(part), device=x.device)[:count]].flatten(1).float() for part in (x, x_new)]
+        if rows[0].shape[1] > PROJECTED:
+            directions = torch.randn(rows[0].shape[1], PROJECTED, device=x.device)
+            rows = [part @ directions for part in rows]
+        return told_apart(*rows)
+
+
 def noise_cost(
     model: VAE, x: Tensor, y: Tensor | None, z: Float[Tensor, "1 batch latent"], mean: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
@@ -297,68 +313,6 @@ def noise_cost(
         draw = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(-model.decode(draw, y).log_prob(x).sum(), draw)
     return ((z - mean).detach() * gradient)[0].flatten(1).sum(1)
-
-
-def _prior_against_posterior(model: VAE, x: Tensor, y: Tensor | None, x_new: Tensor, seed: int) -> dict[str, Any]:
-    """Compare z of the prior with z of the aggregate posterior, as they are and decoded."""
-    n = len(x)
-    with fixed_noise(seed_for(STREAM, seed, 2), x.device):
-        posterior = model.posterior(x, y).sample().flatten(1)
-        given = y if model.decoder.sees_label else None
-        prior = model.prior(given)
-        drawn = (prior.sample((n,)) if not prior.batch_shape else prior.sample()).flatten(1)
-        found: dict[str, Any] = {}
-        if n >= 40:
-            found["told"] = told_apart(posterior, drawn)
-        count = min(n, len(x_new), PICTURES) // BLOCKS * BLOCKS
-        if count >= 8 * BLOCKS:
-            rows = torch.randperm(n, device=x.device)[:count]
-            new = x_new[torch.randperm(len(x_new), device=x.device)[:count]]
-            labels = None if given is None else given[rows]
-            shape = (count, *model.prior.latent_shape)
-            decoded = [model.decode(z[rows].reshape(shape), labels).sample().to(x.dtype) for z in (drawn, posterior)]
-            samples, copies = (energy_distances(part, new) for part in decoded)
-            found |= {"samples": float(samples.mean()), "reconstructions": float(copies.mean())}
-            found["worse"] = mean_estimate(samples - copies, "of the data's spread")
-    return found
-
-
-def told_apart(a: Float[Tensor, "n latent"], b: Float[Tensor, "n latent"]) -> Estimate:
-    """Return how often a small network that was trained on one half of ``a`` and ``b`` is right about the other half.
-
-    Draws from torch's global random state: call it inside ``fixed_noise``.
-    """
-    both = torch.cat([a, b]).float()
-    truth = torch.cat([torch.ones(len(a)), torch.zeros(len(b))]).to(both.device)
-    both = (both - both.mean(0)) / both.std(0).clamp(min=1e-6)
-    features = torch.cat([both, both.square()], 1)
-    order = torch.randperm(len(both), device=both.device)
-    half = len(both) // 2
-    learn, test = order[:half], order[half:]
-    network = nn.Sequential(nn.Linear(features.shape[1], 32), nn.SiLU(), nn.Linear(32, 1)).to(both.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.1)
-    with torch.enable_grad():
-        for _ in range(LEARNING_STEPS):
-            optimizer.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(network(features[learn]).squeeze(1), truth[learn])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    right = (network(features[test]).squeeze(1) > 0) == (truth[test] > 0.5)
-    return mean_estimate(right.double(), "fraction")
-
-
-def energy_distances(a: Tensor, b: Tensor) -> Float[Tensor, " blocks"]:
-    """Return the energy distance of ``a`` to ``b``, (n, *data) each, as a fraction of b's spread, block by block."""
-    rows = []
-    for part, other in zip(a.flatten(1).chunk(BLOCKS), b.flatten(1).chunk(BLOCKS), strict=True):
-        within, spread = (_mean_distance(values) for values in (part, other))
-        rows.append((2 * torch.cdist(part, other).mean() - within - spread) / spread.clamp(min=1e-12))
-    return torch.stack(rows)
-
-
-def _mean_distance(values: Tensor) -> Tensor:
-    """Return the mean distance of two different rows."""
-    return torch.cdist(values, values).sum() / (len(values) * (len(values) - 1))
 
 
 def _moves(model: VAE, seed: int) -> float:
