@@ -102,7 +102,7 @@ def _lay_out(
             for start in range(0, batch.num_rows, _ROWS):
                 part = batch.slice(start, _ROWS)
                 values = _values(part, wanted, path.name)
-                good: Array = np.isfinite(values).all(1)
+                good: Array = np.asarray(np.isfinite(values).all(1))
                 if not good.all():
                     _note_bad(values, good, seen, names, path.name, skip_bad, left_out)
                 if target is not None:

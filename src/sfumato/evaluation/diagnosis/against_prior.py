@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
 from sfumato.core.gaussians import as_normal, independent_normal
@@ -66,7 +66,8 @@ def prior_against_posterior(model: VAE, x: Tensor, y: Tensor | None, x_new: Tens
             found["told"] = told_apart(posterior, drawn)
         if min(n, len(x_new)) >= FEWEST:
             shape = (n, *model.prior.latent_shape)
-            found["stray"] = stray(*(model.decode(z.reshape(shape), given).mean for z in (drawn, posterior)), x_new)
+            made, rebuilt = (model.decode(z.reshape(shape), given).mean for z in (drawn, posterior))
+            found["stray"] = stray(made, rebuilt, x_new)
         return found
 
 
@@ -84,7 +85,8 @@ def gap_to_prior(model: VAE, learn: Latents, test: Latents, seed: int) -> dict[s
     device, codes, shifted = next(model.parameters()).device, [], []
     with fixed_noise(seed, device):
         for latents in (learn, test):
-            mean, log_variance = (part.to(device).double() for part in (latents.mean, latents.log_variance))
+            assert latents.log_variance is not None
+            mean, log_variance = latents.mean.to(device).double(), latents.log_variance.to(device).double()
             z = mean + (0.5 * log_variance).exp() * torch.randn((DRAWS, *mean.shape), dtype=mean.dtype, device=device)
             y = latents.y.to(device) if latents.y is not None and model.decoder.sees_label else None
             prior = model.prior(y)
@@ -93,14 +95,20 @@ def gap_to_prior(model: VAE, learn: Latents, test: Latents, seed: int) -> dict[s
             codes.append((z, mean, log_variance, prior))
         z, mean, log_variance, prior = codes[1]
         flat = z.to(learn.mean.dtype).reshape(DRAWS, len(mean), *model.prior.latent_shape)
-        log_prior = prior.log_prob(flat).double()
-        log_posterior = independent_normal(mean, log_variance).log_prob(z)
+        log_prior = log_density(prior, flat).double()
+        log_posterior = log_density(independent_normal(mean, log_variance), z)
         found = {"rate": mean_estimate((log_posterior - log_prior).mean(0), "nats")}
         (n, dims), most = learn.mean.shape, COMPONENTS
         if dims <= WIDEST and n >= CODES * dims:
             fitted = fit_mixture(shifted[0].flatten(0, 1), max(1, min(most, n // (CODES * dims))))
-            found["prior_gap"] = mean_estimate((fitted.log_prob(shifted[1]) - log_prior).mean(0), "nats")
+            found["prior_gap"] = mean_estimate((log_density(fitted, shifted[1]) - log_prior).mean(0), "nats")
     return found
+
+
+def log_density(distribution: Distribution, z: Tensor) -> Tensor:
+    """Return log p(z), nats."""
+    values: Tensor = distribution.log_prob(z)
+    return values
 
 
 def fit_mixture(z: Float64[Tensor, "n D"], components: int, rounds: int = ROUNDS) -> MixtureSameFamily:
@@ -131,7 +139,7 @@ def fit_mixture(z: Float64[Tensor, "n D"], components: int, rounds: int = ROUNDS
         covariance = (covariance + dims * own.diag_embed()) / (count + dims)[:, None, None]
         covariance = covariance + SMALLEST * torch.eye(dims, dtype=z.dtype, device=z.device)
         weights = count / count.sum()
-        scores = MultivariateNormal(mean, covariance).log_prob(scaled[:, None]) + weights.log()
+        scores = log_density(MultivariateNormal(mean, covariance), scaled[:, None]) + weights.log()
         parts = scores.softmax(1)
     scale = spread * torch.linalg.cholesky(covariance)
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(z_mean + spread * mean, scale_tril=scale))
