@@ -46,6 +46,7 @@ def inspect(
     label: options.Label = None,
     split: options.Shares = None,
     skip_bad: options.SkipBad = False,
+    stream: options.Stream = None,
     latent_dim: options.LatentDim = None,
     conditional: options.Conditional = None,
     likelihood: options.Likelihood = None,
@@ -71,7 +72,7 @@ def inspect(
         binarise=binarise,
         seed=seed or 0,
     )
-    reading: dict[str, Any] = {"size": size, "label": label, "skip_bad": skip_bad}
+    reading: dict[str, Any] = {"size": size, "label": label, "skip_bad": skip_bad, "stream": stream}
     if split is not None:
         reading["split"] = split
     found = verb.inspect(data, options=wishes, **reading)
@@ -102,7 +103,7 @@ def inspect(
         "recipe": recipe,
         "seed": seed,
     }
-    switches = {"skip-bad": skip_bad or None, "conditional": conditional}
+    switches = {"skip-bad": skip_bad or None, "conditional": conditional, "stream": stream}
     say(next_block(["train", data, *flags(given | switches)]))
     return 0
 

@@ -132,6 +132,14 @@ Shares = Annotated[
     ),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged images and rows with missing values.")]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Read examples when they are needed, not before; default where they would take much memory.",
+        show_default=False,
+    ),
+]
 Likelihood = Annotated[str | None, chosen("--likelihood", LIKELIHOODS, "p(x | z); by default chosen from the data.")]
 Binarise = Annotated[
     str | None, chosen("--binarise", BINARISE, "Grey values to 0 and 1: not, once, or anew each epoch.")

@@ -73,6 +73,7 @@ def train(
     label: options.Label = None,
     split: options.Shares = None,
     skip_bad: options.SkipBad = False,
+    stream: options.Stream = None,
     careful: Careful = None,
     config: options.Config = None,
     log: Log = None,
@@ -99,6 +100,7 @@ def train(
         "label": label,
         "split": split,
         "skip_bad": skip_bad or None,
+        "stream": stream,
         "careful": careful,
         "config": config,
     }

@@ -20,7 +20,7 @@ from sfumato.core.errors import Diverged, SfumatoError, UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.spec import to_spec
-from sfumato.data import Examples, Order
+from sfumato.data import Examples, Order, Prefetched
 from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder, finite
 from sfumato.training.config import TrainingConfig
@@ -209,6 +209,8 @@ class Trainer:
                 self.listener.on_step(state.step)
             if saved != state.step or self.save_failed:
                 self._save()
+        if isinstance(self.train, Prefetched):
+            self.listener.say(self.train.meter.sentence())
         return self._outcome(interruption.signal)
 
     def choose_engine(self, seconds: float | None = None) -> None:
@@ -292,7 +294,10 @@ class Trainer:
 
     def _new_order(self) -> Order:
         """Return the order of the data; every recovery has another one."""
-        return Order(len(self.train), self.config.batch_size, self.config.seed, salt=self.state.guard.recoveries)
+        order = Order(len(self.train), self.config.batch_size, self.config.seed, salt=self.state.guard.recoveries)
+        if isinstance(self.train, Prefetched):
+            self.train.expect(order, self.state.step)
+        return order
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.steps

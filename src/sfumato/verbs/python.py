@@ -26,6 +26,7 @@ def inspect(
     label: str | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     skip_bad: bool = False,
+    stream: bool | None = None,
     seed: int = 0,
 ) -> _inspect.Inspected:
     """Read data and say what is in there and what would be decided.
@@ -36,9 +37,10 @@ def inspect(
         label: the column that holds the classes.
         split: the shares of train, validation and test.
         skip_bad: leave out damaged images and examples with missing values.
+        stream: read examples when they are needed; None: where they would take more than an eighth of the memory.
         seed: of the splits.
     """
-    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream}
     return _inspect.inspect(data, options=Options(seed=seed), **reading)
 
 
@@ -64,6 +66,7 @@ def train(
     label: str | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     skip_bad: bool = False,
+    stream: bool | None = None,
     careful: bool | None = None,
     config: str | Path | None = None,
     listener: Listener | None = None,
@@ -92,6 +95,7 @@ def train(
         label: see :func:`inspect`.
         split: see :func:`inspect`.
         skip_bad: see :func:`inspect`.
+        stream: see :func:`inspect`.
         careful: free bits, a longer warm-up, half the rate, more patience: against collapse and non-finite steps.
         config: a configuration file.
         listener: told what happens.
@@ -118,7 +122,7 @@ def train(
         seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
         careful=bool(careful),
     )
-    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad}
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream}
     source = data.dataset if isinstance(data, _inspect.Inspected) else data
     return _train.train(
         source,
