@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Command
+from cli_helpers import STEPS, Command
 from PIL import Image
 
 
@@ -279,3 +279,17 @@ def test_python_says_the_same(place: Path) -> None:
     assert model.sample(2, "top").shape == (2, 1, 8, 8)
     with pytest.raises(sfumato.core.errors.UserError, match="one of them"):
         sfumato.train("tiny.npz", steps=3, time="1m")
+
+
+def test_a_streamed_file_gives_the_same_training(place: Path, command: Command) -> None:
+    np.save(place / "rows.npy", np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32))
+    lines = {}
+    for word in ("--stream", "--no-stream"):
+        out = f"runs/rows{word}"
+        done = command("train", "rows.npy", word, "--out", out, *STEPS)
+        assert done.code == 0, done.err
+        assert ("asked for" in done.err and " streamed " in done.err) == (word == "--stream")
+        assert ("waits" in done.err) == (word == "--stream")
+        rows = [json.loads(line) for line in (place / out / "metrics.jsonl").read_text().splitlines()]
+        lines[word] = [row["loss"] for row in rows]
+    assert lines["--stream"] == pytest.approx(lines["--no-stream"], rel=1e-3)
