@@ -42,7 +42,8 @@ def source(memory):
 def _quick():
     """The evaluation at the end and the pictures are somebody else's tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "measure", lambda *args, **kwargs: {"values": {}})
+        patch.setattr(verb, "measure", lambda *args, **kwargs: None)
+        patch.setattr(verb, "certified", lambda *args: {"values": {}})
         patch.setattr(verb, "verdict", lambda *args: ())
         patch.setattr(listeners, "write_report", lambda path, **kwargs: path.write_text(kwargs["state"]))
         yield
