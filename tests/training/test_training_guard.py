@@ -179,7 +179,7 @@ def test_a_checkpoint_between_bad_steps_is_not_the_one_to_go_back_to(tmp_path, m
         assert any("back to step 18 " in sentence for sentence in listener.sentences)
         trainer(tmp_path / "run", listener=At(24, terminate), **settings).fit()
         again = resumed(tmp_path / "run", **settings)
-        assert (again.state.best_step, again._good.step, again._good.best_step) == (24, 18, 12)
+        assert (again.state.best_step, again.keeper.good.step, again.keeper.good.best_step) == (24, 18, 12)
         again.fit()
     assert everything(again) == expected
 

@@ -359,7 +359,7 @@ def test_a_state_of_accelerate_that_exists_is_taken_over():
     before = PartialState()
     opened = open_runtime("float32")
     assert opened.device == before.device
-    assert (opened.rank, opened.processes, opened.bf16) == (0, 1, False)
+    assert (opened.processes.rank, opened.processes.count, opened.bf16) == (0, 1, False)
     assert open_runtime("float32") == opened
 
 

@@ -19,6 +19,7 @@ from sfumato.recipes import Options, plan
 from sfumato.training import Trainer
 from sfumato.training import state as state_module
 from sfumato.training.guard import Guard
+from sfumato.training.keeping import Keeper
 from sfumato.training.state import TrainingState
 from sfumato.verbs import verify_resume as verb
 from sfumato.verbs.train import description
@@ -123,15 +124,15 @@ def best_weights_lost(patch):
         found = right(checkpoints, latest)
         return found and {name: value + 1 for name, value in found.items()}
 
-    patch.setattr("sfumato.training.loop.best_weights", wrong)
+    patch.setattr("sfumato.training.keeping.best_weights", wrong)
 
 
 def best_in_the_carried_file(patch):
     """What every later checkpoint carries, when the best one found no room, is compared too."""
     best_weights_lost(patch)
-    right = Trainer._save_as
+    right = Keeper._save_as
     patch.setattr(
-        Trainer, "_save_as", lambda self, kept, there: right(self, kept, [s for s in there if s != kept.best_step])
+        Keeper, "_save_as", lambda self, kept, there: right(self, kept, [s for s in there if s != kept.best_step])
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -26,6 +27,7 @@ class OptimalNormal(Distribution):
         event_dims: how many of the last dimensions are one event.
         remember: called with v, a tensor of shape ().
         floor: the smallest v.
+        average: the mean over the batch, another one than torch's where the batch is spread over processes.
 
     ``log_prob`` returns nats, (*batch).
 
@@ -37,8 +39,16 @@ class OptimalNormal(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, mean: Tensor, event_dims: int, remember: Callable[[Tensor], None], floor: float) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        event_dims: int,
+        remember: Callable[[Tensor], None],
+        floor: float,
+        average: Callable[[Tensor], Tensor] = torch.mean,
+    ) -> None:
         self.location, self.event_dims, self.remember, self.floor = mean, event_dims, remember, floor
+        self.average = average
         split = mean.ndim - event_dims
         super().__init__(mean.shape[:split], mean.shape[split:], validate_args=False)
 
@@ -49,7 +59,7 @@ class OptimalNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value`` at the variance that is best for it."""
-        variance = (value - self.location).detach().square().mean().clamp(min=self.floor)
+        variance = self.average((value - self.location).detach().square()).clamp(min=self.floor)
         self.remember(variance)
         log_variance = variance.log().expand_as(self.location)
         normal: Distribution = independent_normal(self.location, log_variance, self.event_dims)

@@ -3,6 +3,7 @@ r"""Real data; the variance settles the ratio between reconstruction and KL."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, final
 
 import torch
@@ -62,12 +63,15 @@ class Gaussian(Likelihood):
         else:
             self.register_buffer("log_variance", torch.tensor(start))
         self._last: Tensor | None = None
+        if variance == "optimal":
+            self.batch_mean: Callable[[Tensor], Tensor] = torch.mean  # training replaces it, over several processes
 
     def distribution(self, parameters: Tensor) -> distributions.Distribution:
         """Return the normal; in training with ``optimal`` variance, the best one for the batch."""
         mean, *rest = parameters.unbind(-len(self.shape) - 1)
         if self.variance == "optimal" and self.training:
-            return OptimalNormal(mean, len(self.shape), self._remember, math.exp(LOG_VARIANCE_BOUNDS[0]))
+            floor = math.exp(LOG_VARIANCE_BOUNDS[0])
+            return OptimalNormal(mean, len(self.shape), self._remember, floor, self.batch_mean)
         log_variance = rest[0] + self.log_variance if rest else self.log_variance
         if self.variance != "fixed":
             log_variance = soft_bound(log_variance, *LOG_VARIANCE_BOUNDS)

@@ -30,7 +30,7 @@ def steps_in(
     """Return how many steps of ``config`` fit into ``seconds`` on this machine, evaluations included; at least 1.
 
     Trains a copy for about four seconds, or a tenth of a shorter budget; ``model`` is not touched. 8 % of the time is
-    kept for checkpoints and pictures.
+    kept for checkpoints and pictures. Of several processes the first decides.
     """
     trainer = Trainer(copy.deepcopy(model), objective, train, validation, preprocessing, config)
     begin = time.monotonic()
@@ -38,8 +38,8 @@ def steps_in(
     seconds -= time.monotonic() - begin  # the training chooses again
     for step in range(WARM):
         trainer.measured_step(step)
-    begin, done = time.monotonic(), 0
-    while (elapsed := time.monotonic() - begin) < min(MEASURED_SECONDS, seconds / 10) or done < WARM:
+    begin, done, agree = time.monotonic(), 0, trainer.processes.agree
+    while agree((elapsed := time.monotonic() - begin) < min(MEASURED_SECONDS, seconds / 10) or done < WARM):
         trainer.measured_step(WARM + done)
         done += 1
     per_step = elapsed / done
@@ -47,4 +47,4 @@ def steps_in(
     trainer.measured_evaluation()
     evaluations = math.ceil(config.steps / config.evaluate_every) + 1
     left = SHARE * seconds - evaluations * (time.monotonic() - begin)
-    return max(1, int(left / per_step))
+    return agree(max(1, int(left / per_step)))

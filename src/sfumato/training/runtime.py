@@ -7,9 +7,16 @@ function of (seed, epoch, position).
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+from torch import distributed
+
+from sfumato.training.processes import Processes
+
+TIMEOUT = timedelta(minutes=30)  # of processes that wait for one that hangs, or for the report that the first one draws
 
 
 @dataclass(frozen=True)
@@ -19,14 +26,12 @@ class Runtime:
     Args:
         device: the device of this process.
         bf16: whether the steps run under bf16 autocast.
-        rank: the number of this process.
-        processes: how many there are.
+        processes: those that train together.
     """
 
     device: torch.device
     bf16: bool
-    rank: int = 0
-    processes: int = 1
+    processes: Processes = Processes()  # noqa: RUF009 - immutable
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of a training step's forward pass."""
@@ -35,17 +40,39 @@ class Runtime:
     def describe(self) -> str:
         """Return e.g. ``2 CPU cores, float32``."""
         where = f"{torch.get_num_threads()} CPU cores" if self.device.type == "cpu" else str(self.device)
-        return f"{where}, {'bf16' if self.bf16 else 'float32'}"
+        several = f", {self.processes.count} processes" if self.processes.several else ""
+        return f"{where}, {'bf16' if self.bf16 else 'float32'}{several}"
 
 
 def open_runtime(precision: str) -> Runtime:
     """Return the runtime of this process for ``precision`` (auto, float32 or bf16)."""
+    device, processes = _opened()
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return Runtime(device, bf16, processes)
+
+
+def open_processes() -> Processes:
+    """Return the processes that this one was started with, by torchrun or accelerate launch; else it alone."""
+    return _opened()[1]
+
+
+def _opened() -> tuple[torch.device, Processes]:
     from accelerate import PartialState
 
-    state = PartialState()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+    else:
+        state = PartialState()
     device = torch.device(state.device)
-    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return Runtime(device, bf16, state.process_index, state.num_processes)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return device, Processes()
+    return device, Processes(distributed.get_rank(), distributed.get_world_size(), device)
+
+
+def close_processes() -> None:
+    """Part from the other processes, if there are any."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def has_fast_bf16(device: torch.device) -> bool:

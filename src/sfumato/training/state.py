@@ -72,10 +72,14 @@ class TrainingState:
 
     def accumulate(self, values: Mapping[str, Tensor]) -> None:
         """Add values (batch,) to the sums; nothing is read back from the device."""
-        for name, value in values.items():
-            total = value.detach().sum(dtype=torch.float64)
+        sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
+        self.add(sums, len(next(iter(values.values()))))
+
+    def add(self, sums: Mapping[str, Tensor], count: int) -> None:
+        """Add the sums of values over ``count`` examples."""
+        for name, total in sums.items():
             self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.count += len(next(iter(values.values())))
+        self.count += count
 
     def take_means(self) -> dict[str, float]:
         """Return the means over all examples since the last call, and start anew."""

@@ -8,6 +8,7 @@ from torch import nn
 from sfumato.core.interfaces import Objective
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.data import Examples
+from sfumato.training.processes import Processes
 
 BATCH = 500
 STREAM = 0x76616C  # "val"
@@ -23,6 +24,7 @@ def validate(
     last_step: int,
     seed: int,
     device: torch.device,
+    processes: Processes = Processes(),  # noqa: B008 - immutable
 ) -> dict[str, float]:
     """Return the means over ``examples`` of the objective's values, in float32, nats.
 
@@ -39,19 +41,37 @@ def validate(
         last_step: the last step of the training.
         seed: of the noise.
         device: of the model.
+        processes: that share the work; the values are bit for bit those of one, as noise and order of the sums are.
     """
     was_training = model.training
     model.eval()
-    sums: dict[str, torch.Tensor] = {}
-    for number, start in enumerate(range(0, len(examples), BATCH)):
-        raw, y = examples.batch(torch.arange(start, min(start + BATCH, len(examples))))
+    starts = range(0, len(examples), BATCH)
+    mine = [number for number in range(len(starts)) if number % processes.count == processes.rank]
+    parts: dict[int, dict[str, torch.Tensor]] = {}
+    for number in mine:
+        raw, y = examples.batch(torch.arange(starts[number], min(starts[number] + BATCH, len(examples))))
         with fixed_noise(seed_for(STREAM, seed, number), device):
             x = preprocessing(raw.to(device))
             terms = model(x, None if y is None else y.to(device), objective.samples)
             now, final = objective(terms, step), objective(terms, last_step)
         values = {"loss": sum(now.losses.values()), "final_loss": sum(final.losses.values()), **now.values}
-        for name, value in values.items():
-            total = value.sum(dtype=torch.float64)
-            sums[name] = sums[name] + total if name in sums else total
+        parts[number] = {name: value.sum(dtype=torch.float64) for name, value in values.items()}
     model.train(was_training)
+    if processes.several:
+        parts = _of_all(parts, len(starts), processes)
+    sums = parts[0]
+    for number in range(1, len(starts)):
+        sums = {name: total + parts[number][name] for name, total in sums.items()}
     return {name: float(total) / len(examples) for name, total in sums.items()}
+
+
+def _of_all(
+    parts: dict[int, dict[str, torch.Tensor]], count: int, processes: Processes
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Return the sums of all ``count`` batches, of which every process has its own; each is added to zeros only."""
+    names = processes.agree(list(parts[0]) if processes.first else [])
+    table = torch.zeros(count, len(names), dtype=torch.float64, device=processes.device)
+    for number, sums in parts.items():
+        table[number] = torch.stack([sums[name] for name in names])
+    processes.sum(table)
+    return {number: dict(zip(names, row.unbind(), strict=True)) for number, row in enumerate(table)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +21,7 @@ from sfumato.io.tensors import digest
 from sfumato.models import VAE, PackagedModel
 from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
+from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Both, Reporter
 from sfumato.verbs.state import refuse_existing
 from sfumato.verbs.verdict import verdict
@@ -42,7 +44,7 @@ class TrainedRun:
         path: the run folder.
         model: the best weights, with preprocessing and class names.
         outcome: how the training ended.
-        evaluation: on the test split, or None where training was interrupted.
+        evaluation: on the test split, or None where training was interrupted, or in another process than the first.
         verdict: how good, what limits, whether longer helps: one sentence each.
     """
 
@@ -68,6 +70,9 @@ def train(
 ) -> TrainedRun:
     """Inspect, decide, train, evaluate, report.
 
+    Started in several processes, by torchrun or accelerate launch, they train one model; the first one writes,
+    evaluates and reports.
+
     Args:
         source: what :func:`~sfumato.data.load_dataset` takes, or a data set.
         out: the run folder, by default ``runs/<name of the data>``; refused if it exists.
@@ -83,16 +88,22 @@ def train(
     Raises:
         UserError: data or options that cannot be used; then nothing was written. Diverged: see :class:`Trainer`.
     """
+    processes = open_processes()
     if out is not None:
-        refuse_existing(RunFolder(out))
+        processes.ask(lambda: refuse_existing(RunFolder(out)))
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
-    refuse_existing(folder)
+    processes.ask(lambda: refuse_existing(folder))
     run = configured(plan(dataset, options), config or {})
-    folder.create()
-    with folder.lock():
-        folder.write_run(description(run, folder.path.name))
-        if on_decided:
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            folder.create()
+            held.enter_context(folder.lock())
+            folder.write_run(description(run, folder.path.name))
+
+        processes.ask(claim)
+        if on_decided and processes.first:
             on_decided(run, folder.path)
         return _train(run, folder, listener or Listener(), resumed=False)
 
@@ -108,10 +119,15 @@ def resume(path: str | Path, *, source: Any = None, listener: Listener | None = 
     Raises:
         UserError: the run is finished; its data or files are not what they were.
     """
-    folder = RunFolder(path)
-    decided = folder.read_run()
-    with folder.lock():
-        listener = listener or Listener()
+    folder, processes = RunFolder(path), open_processes()
+    decided = processes.ask(folder.read_run)
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(folder.lock())
+
+        processes.ask(claim)
+        listener = listener if listener and processes.first else Listener()
         run = reopen(decided, source)
         for sentence in changed_surroundings(decided):
             listener.say(sentence)
@@ -231,6 +247,7 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) ->
     """Train what is left, and finish."""
     names = run.dataset.class_names
     prepared = run.preprocessing.prepare(run.dataset)
+    processes = open_processes()
     reporter = Reporter(folder, run.preprocessing, prepared, run.config.steps, listener.say)
     items = None
     if run.dataset.items:
@@ -252,7 +269,10 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) ->
     outcome = trainer.fit()
     packaged = PackagedModel(run.model, run.preprocessing, names)
     if not outcome.finished:
-        reporter.write(packaged, "stopped", outcome.step)
+        if processes.first:
+            reporter.write(packaged, "stopped", outcome.step)
+        processes.wait()  # whoever started them may end all when one has left
+    if not outcome.finished or not processes.first:
         return TrainedRun(folder.path, packaged, outcome, None, ())
     return finish(folder, packaged, run.dataset, outcome, reporter, listener)
 
