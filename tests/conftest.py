@@ -7,6 +7,7 @@ The hook rewrites modules while they are imported, so nothing may import sfumato
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +35,14 @@ settings.register_profile("sfumato", deadline=None, derandomize=True)
 settings.load_profile("sfumato")
 # Small tensors, often many tests at once: more threads would only wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What one test measures or downloads is not known to the next, nor to whoever runs them."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SFUMATO_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(autouse=True)

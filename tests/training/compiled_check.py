@@ -13,8 +13,8 @@ from sfumato.training.engine import Way
 def losses(run, way, steps=24):
     """Return the loss and the gradient's norm of every step, and the weights at the end."""
     run.engine.way, found = way, []
-    right = run._differentiate
-    run._differentiate = lambda output: found.append(right(output)) or found[-1]
+    right = run.state.guard.judge
+    run.state.guard.judge = lambda loss, norm: found.append((loss, norm)) or right(loss, norm)
     for step in range(steps):
         assert run._step(step) == "accept"
     return torch.tensor(found), torch.cat([p.detach().flatten() for p in run.model.parameters()])

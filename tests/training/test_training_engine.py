@@ -51,7 +51,7 @@ class Clock:
 
     def choose(self, monkeypatch, asked="auto", ahead=1e6):
         monkeypatch.setattr(engine_module.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(self.engine, "ways", lambda compiled: list(self.seconds))
+        monkeypatch.setattr(self.engine, "ways", lambda: list(self.seconds))
         return self.engine.choose(self.trial, lambda per_step: ahead, asked)
 
 
@@ -87,6 +87,68 @@ def test_a_missing_compiler_is_no_error_unless_it_was_asked_for(plain_engine, mo
         clock.choose(monkeypatch, asked="compiled")
 
 
+def test_only_a_failure_of_what_was_asked_for_is_an_error(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.8, COMPILED: 0.5}, {ONEDNN: OSError("no such product")})
+    assert clock.choose(monkeypatch, asked="compiled").startswith("engine: compiled, 2.00")
+
+
+def test_compiled_numbers_that_differ_are_refused(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.8, COMPILED: 0.5}, {COMPILED: 0.1})
+    with pytest.raises(RuntimeError, match="it gives other numbers than the plain step"):
+        clock.choose(monkeypatch, asked="compiled")
+    assert plain_engine.way == Way()
+
+
+def test_a_first_step_that_is_not_finite_is_no_reason_to_fail(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5}, {Way(): float("nan"), COMPILED: float("nan")})
+    assert "2.00 times" in clock.choose(monkeypatch)
+
+
+def test_what_was_measured_before_is_not_measured_again(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.7, COMPILED: 0.5})
+    first = clock.choose(monkeypatch)
+    clock.seen.clear()
+    assert clock.choose(monkeypatch) == first.replace("(measured)", "(measured before)")
+    assert clock.seen == [Way(), Way(), Way(), COMPILED]  # how long a step takes, what it should give, what it gives
+    assert plain_engine.way == COMPILED
+    clock.seconds = {Way(): 1.0, COMPILED: 3.0}
+    plain_engine.batch_size += 1
+    assert clock.choose(monkeypatch) == ""
+    assert clock.seen.count(COMPILED) > 2
+
+
+def test_a_way_that_worked_before_and_does_not_now_is_left(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 1.0, ONEDNN: 0.7, COMPILED: 0.5})
+    clock.choose(monkeypatch)
+    clock.values = {COMPILED: OSError("the compiler is gone")}
+    assert clock.choose(monkeypatch).startswith("engine: eager, oneDNN, 1.43 times as fast as eager here (measured)")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-9],
+        lambda content: content.replace(b"0.5", b"-0.5"),
+        lambda content: content.replace(b"eager", b"eagle"),
+        lambda content: content.replace(b'"batch": 16', b'"batch": 17'),
+        lambda content: b"[]",
+    ],
+)
+def test_a_damaged_memory_costs_a_search(plain_engine, monkeypatch, _own_cache, damage):
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
+    clock.choose(monkeypatch)
+    (path,) = _own_cache.glob("engine/*.json")
+    path.write_bytes(damage(path.read_bytes()))
+    assert clock.choose(monkeypatch).endswith("(measured); --engine eager turns it off")
+
+
+def test_no_place_for_the_memory_costs_a_search(plain_engine, monkeypatch, _own_cache):
+    (_own_cache / "engine").write_text("a file in its place")
+    clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
+    assert clock.choose(monkeypatch) == clock.choose(monkeypatch) != ""
+
+
 def test_a_short_training_is_not_searched(plain_engine, monkeypatch):
     clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
     assert clock.choose(monkeypatch, ahead=10.0) == ""
@@ -103,7 +165,7 @@ def test_eager_measures_nothing(plain_engine, monkeypatch):
 def test_the_search_leaves_no_trace(monkeypatch):
     """Weights, buffers, gradients, random numbers and torch's settings are what they were."""
     run = trainer(kind="optimal", engine="compiled", listener=Hears())
-    monkeypatch.setattr(run.engine, "ways", lambda compiled: [Way(), ONEDNN])
+    monkeypatch.setattr(run.engine, "ways", lambda: [Way(), ONEDNN])
     monkeypatch.setattr(engine_module, "BETTER", 0.0)
     before, state = {k: v.clone() for k, v in run.model.state_dict().items()}, torch.get_rng_state()
     precision = torch.backends.mkldnn.matmul.fp32_precision

@@ -1,9 +1,12 @@
-"""Paths that a person typed: what exists, and what to say where not. The answer is quick: no torch."""
+"""Paths: those that a person typed, what to say where they do not exist, and the folder for caches. No torch here."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+
+import platformdirs
 
 from sfumato.core.errors import UserError, did_you_mean
 
@@ -11,6 +14,12 @@ from sfumato.core.errors import UserError, did_you_mean
 def show(path: Path) -> str:
     """Return the short name of ``path`` for a sentence: the last part, with a slash after a folder."""
     return f"{path.name}/" if path.is_dir() else path.name
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: ``SFUMATO_CACHE``, or the user's folder for caches."""
+    root = os.environ.get("SFUMATO_CACHE")
+    return Path(root) if root else platformdirs.user_cache_path("sfumato")
 
 
 def check_exists(source: str, names: Iterable[str]) -> Path:

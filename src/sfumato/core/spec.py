@@ -9,7 +9,9 @@ name only what is already there. A user's own class is registered by the user's 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
+import json
 import math
 import types
 import typing
@@ -99,6 +101,15 @@ def to_spec(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} cannot be part of a configuration: it is not registered")
+
+
+def fingerprint(part: Any) -> str:
+    """Return the SHA-256 of what ``part`` is made of, or its name when it is not registered."""
+    try:
+        tree = to_spec(part)
+    except TypeError:
+        return type(part).__name__
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def from_spec(spec: Any, kind: str, where: str = "config") -> Any:

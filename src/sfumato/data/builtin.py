@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from sfumato.core.errors import SfumatoError, UserError
+from sfumato.core.paths import cache_folder
 from sfumato.data.arrays import read_npz
 from sfumato.data.content import Array, Content
 from sfumato.data.dsprites import dsprites, dsprites_mini
@@ -89,8 +89,7 @@ def _places() -> list[Path]:
 
 
 def _cache() -> Path:
-    root = os.environ.get("SFUMATO_CACHE")
-    return (Path(root) if root else platformdirs.user_cache_path("sfumato")) / "fashion-mnist"
+    return cache_folder() / "fashion-mnist"
 
 
 def _payload(path: Path, size: int, md5: str) -> Array:

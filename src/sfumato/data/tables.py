@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,13 +83,10 @@ def read_csv(path: Path, label: str | None, skip_bad: bool) -> Content:
 
 def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
     """Read a parquet file of numbers; its schema is checked first. Arguments and errors as :func:`read_csv`."""
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(
-            f"{path.name} needs pyarrow, which is not installed. Run: pip install 'sfumato[parquet]'."
-        ) from None
+    check_arrow(path.name)
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -98,8 +96,7 @@ def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
             check_memory(8 * file.metadata.num_rows * len(columns), path.name)
             table = file.read()
     except (pa.ArrowException, OSError) as error:
-        text = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"{path.name} should be a parquet file; it cannot be read ({text}). Make it again.") from None
+        raise unreadable(path, error) from None
     if not table.num_rows:
         raise UserError(f"{path.name} should be a table with rows of numbers; it has none. Give another file.")
     values = np.stack([table.column(column).cast(pa.float64()).to_numpy() for column in wanted], axis=1)
@@ -115,6 +112,19 @@ def read_parquet(path: Path, label: str | None, skip_bad: bool) -> Content:
     if target is not None:
         y = read_labels(["" if cell is None else str(cell) for cell in table.column(target).to_pylist()])
     return Content(path.stem, narrow(values, path.name), y, columns=tuple(columns[column] for column in wanted))
+
+
+def check_arrow(source: str) -> None:
+    """Raise UserError unless pyarrow is installed, which reading ``source`` needs."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{source} needs pyarrow, which is not installed. Run: pip install 'sfumato[parquet]'.")
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Return what is to be said of a parquet or Arrow file that pyarrow cannot read."""
+    text = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    kind = "a parquet" if path.suffix.lower() == ".parquet" else "an Arrow"
+    return UserError(f"{path.name} should be {kind} file; it cannot be read ({text}). Make it again.")
 
 
 def check_numeric(schema: Any, wanted: Sequence[int], source: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Step
+from sfumato.core.spec import fingerprint
+from sfumato.training.measured import Measured
 from sfumato.training.runtime import Runtime
 
 Choice = Literal["auto", "eager", "compiled"]
@@ -97,13 +100,15 @@ class Engine:
         finally:
             matmul.fp32_precision = before
 
-    def ways(self, compiled: bool) -> list[Way]:
+    def ways(self) -> list[Way]:
         """Return every way there is on this device, the plain one first."""
         onednn = self.runtime.device.type == "cpu" and not self.runtime.bf16 and _onednn_is_float32()
-        return [Way(*flags) for flags in itertools.product((False, True)[: 1 + compiled], (False, True)[: 1 + onednn])]
+        return [Way(*flags) for flags in itertools.product((False, True), (False, True)[: 1 + onednn])]
 
     def choose(self, trial: Callable[[], Tensor], seconds: Callable[[float], float], asked: Choice) -> str:
         """Measure the ways of computing a step, keep the fastest, and return what is to be said about it, or "".
+
+        What was measured before, for the same model on the same machine, is taken as it is.
 
         Args:
             trial: does one step that changes nothing but gradients, and returns numbers that every way must agree on.
@@ -119,31 +124,66 @@ class Engine:
             return ""
         if asked == "auto" and seconds(self._time(trial)) < PAYS:
             return ""
-        expected = trial()
+        expected, memory = trial(), Measured(self._surroundings())
+        known = memory.read()
+        before = {way: known[str(way)] for way in self.ways() if str(way) in known}
+        self.way = _best(before, asked)
+        usable = Way() in before and (self.way.compiled or asked == "auto")
+        if usable and not self._objection(trial, expected):
+            return self._sentence(before, "measured before")
+        failures: dict[Way, str] = {}
+        medians = self._measure(trial, expected, failures)
+        memory.write({str(way): found for way, found in medians.items()})
+        self.way = _best(medians, asked)
+        if asked == "compiled" and not self.way.compiled:
+            self.way = Way()
+            raise RuntimeError(f"the step cannot be compiled: {failures[Way(compiled=True)]}")
+        return self._sentence(medians, "measured")
+
+    def _measure(self, trial: Callable[[], Tensor], expected: Tensor, failures: dict[Way, str]) -> dict[Way, float]:
+        """Return the median seconds of every way that agrees with the plain one; the others go into ``failures``."""
         times: dict[Way, list[float]] = {}
-        for way in self.ways(compiled=True):
+        for way in self.ways():
             self.way = way
-            try:
-                found = trial()
-            except Exception as error:  # no compiler, or something that it cannot read
-                if asked == "compiled":
-                    self.way = Way()
-                    raise RuntimeError(f"the step cannot be compiled: {_first_line(error)}") from error
-                continue
-            if torch.allclose(found, expected, rtol=AGREEMENT, atol=AGREEMENT):
+            objection = self._objection(trial, expected)
+            if objection:
+                failures[way] = objection
+            else:
                 times[way] = []
         for _ in range(ROUNDS):
-            for way, found_times in times.items():
+            for way, found in times.items():
                 self.way = way
-                found_times.append(self._time(trial))
-        medians = {way: statistics.median(found) for way, found in times.items()}
-        allowed = {way: time for way, time in medians.items() if way.compiled or asked == "auto"}
-        best = min(allowed, key=allowed.__getitem__)
-        gain = medians[Way()] / medians[best]
-        self.way = best if asked == "compiled" or gain > BETTER else Way()
+                found.append(self._time(trial))
+        return {way: statistics.median(found) for way, found in times.items()}
+
+    def _objection(self, trial: Callable[[], Tensor], expected: Tensor) -> str:
+        """Return why this way must not be used, or ""."""
         if self.way == Way():
             return ""
-        return f"engine: {self.way}, {gain:.2f} times as fast as eager here (measured); --engine eager turns it off"
+        try:
+            found = trial()
+        except Exception as error:  # no compiler, or something that it cannot read
+            return _first_line(error)
+        if torch.allclose(found, expected, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):
+            return ""
+        return "it gives other numbers than the plain step"
+
+    def _sentence(self, seconds: dict[Way, float], when: str) -> str:
+        if self.way == Way():
+            return ""
+        gain = seconds[Way()] / seconds[self.way]
+        return f"engine: {self.way}, {gain:.2f} times as fast as eager here ({when}); --engine eager turns it off"
+
+    def _surroundings(self) -> dict[str, Any]:
+        """Return everything that the speed of a step depends on, as plain json."""
+        parts = (self.model, self.objective, self.preprocessing)
+        return {
+            "parts": [fingerprint(part) for part in parts],
+            "batch": self.batch_size,
+            "runtime": self.runtime.describe(),
+            "machine": [platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability()],
+            "torch": torch.__version__,
+        }
 
     def _time(self, trial: Callable[[], Tensor]) -> float:
         """Return the seconds of one trial, the better of two."""
@@ -155,6 +195,13 @@ class Engine:
                 torch.cuda.synchronize(self.runtime.device)
             times.append(time.perf_counter() - begin)
         return min(times)
+
+
+def _best(seconds: dict[Way, float], asked: Choice) -> Way:
+    """Return the fastest way that was asked for; the plain one where nothing is much faster, or there is none."""
+    allowed = {way: found for way, found in seconds.items() if way.compiled or asked == "auto"}
+    best = min(allowed, key=allowed.__getitem__, default=Way())
+    return best if asked == "compiled" or seconds.get(Way(), 0.0) > BETTER * seconds.get(best, 0.0) else Way()
 
 
 def _onednn_is_float32() -> bool:

@@ -7,11 +7,9 @@ processes each does its part of the batch, and all of them do the rest alike.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from sfumato.core.errors import Diverged, UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.spec import to_spec
+from sfumato.core.spec import fingerprint
 from sfumato.data import Examples, Order, Prefetched
 from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder
@@ -470,12 +468,3 @@ class Trainer:
 def _reported(output: ObjectiveOutput) -> dict[str, Tensor]:
     """Return name -> (batch,) of what the metrics say, the loss first."""
     return {"loss": torch.stack(list(output.losses.values())).sum(0), **output.values}
-
-
-def fingerprint(part: Any) -> str:
-    """Return the SHA-256 of what ``part`` is made of, or its name when it is not registered."""
-    try:
-        tree = to_spec(part)
-    except TypeError:
-        return type(part).__name__
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

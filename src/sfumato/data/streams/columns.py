@@ -22,7 +22,7 @@ from sfumato.data.content import MISSING, Array, Content
 from sfumato.data.labels import class_numbers
 from sfumato.data.streams.flat import FlatRows
 from sfumato.data.streams.rows import stamp
-from sfumato.data.tables import check_numeric, choose_columns, narrow, read_labels
+from sfumato.data.tables import check_arrow, check_numeric, choose_columns, narrow, read_labels, unreadable
 
 ARROW_SUFFIXES = (".arrow", ".feather")
 _ROWS = 1 << 15
@@ -39,12 +39,9 @@ def stream_table(path: Path, label: str | None, skip_bad: bool) -> Content:
     Raises:
         UserError: not such a file; columns that hold no numbers; missing values; no room for the rows.
     """
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise UserError(
-            f"{path.name} needs pyarrow, which is not installed. Run: pip install 'sfumato[parquet]'."
-        ) from None
+    check_arrow(path.name)
+    import pyarrow as pa
+
     try:
         with path.open("rb") as stream:
             schema, batches = _open(path, stream)
@@ -53,9 +50,7 @@ def stream_table(path: Path, label: str | None, skip_bad: bool) -> Content:
             check_numeric(schema, wanted, path.name)
             return _lay_out(path, columns, wanted, target, batches, skip_bad)
     except (pa.ArrowException, OSError) as error:
-        text = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        kind = "a parquet" if path.suffix.lower() == ".parquet" else "an Arrow"
-        raise UserError(f"{path.name} should be {kind} file; it cannot be read ({text}). Make it again.") from None
+        raise unreadable(path, error) from None
 
 
 def table_bytes(path: Path) -> int:
