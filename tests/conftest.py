@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What one test measures or downloads is not known to the next, nor to whoever runs them."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("SFUMATO_CACHE", str(folder))

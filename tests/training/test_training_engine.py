@@ -135,16 +135,16 @@ def test_a_way_that_worked_before_and_does_not_now_is_left(plain_engine, monkeyp
         lambda content: b"[]",
     ],
 )
-def test_a_damaged_memory_costs_a_search(plain_engine, monkeypatch, _own_cache, damage):
+def test_a_damaged_memory_costs_a_search(plain_engine, monkeypatch, own_cache, damage):
     clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
     clock.choose(monkeypatch)
-    (path,) = _own_cache.glob("engine/*.json")
+    (path,) = own_cache.glob("engine/*.json")
     path.write_bytes(damage(path.read_bytes()))
     assert clock.choose(monkeypatch).endswith("(measured); --engine eager turns it off")
 
 
-def test_no_place_for_the_memory_costs_a_search(plain_engine, monkeypatch, _own_cache):
-    (_own_cache / "engine").write_text("a file in its place")
+def test_no_place_for_the_memory_costs_a_search(plain_engine, monkeypatch, own_cache):
+    (own_cache / "engine").write_text("a file in its place")
     clock = Clock(plain_engine, {Way(): 1.0, COMPILED: 0.5})
     assert clock.choose(monkeypatch) == clock.choose(monkeypatch) != ""
 

@@ -2,6 +2,7 @@
 
 from sfumato.training.config import TrainingConfig
 from sfumato.training.listener import Listener
-from sfumato.training.loop import Outcome, Trainer
+from sfumato.training.loop import Trainer
+from sfumato.training.outcome import Outcome
 
 __all__ = ["Listener", "Outcome", "Trainer", "TrainingConfig"]

@@ -95,7 +95,7 @@ class Gradients:
         if self._flat is None or len(self._flat) != length:
             widest = torch.float64 if any(each.dtype == torch.float64 for each in self.parameters) else torch.float32
             self._flat = torch.zeros(length, dtype=widest, device=self.processes.device)
-            pieces = self._flat[: length - more].split(sizes)
+            pieces = torch.split(self._flat[: length - more], sizes)
             self._views = [piece.view_as(each) for piece, each in zip(pieces, self.parameters, strict=True)]
         return self._flat, self._views
 

@@ -97,6 +97,7 @@ class Trainer:
         self._gradients = Gradients(self.state.parameters, self.processes) if self.processes.several else None
         self._batch_mean = BatchMean(self.processes)
         self._coupled = self.processes.several and self._average_over(self._batch_mean)
+        self.exact = True  # whether a resumed training is promised to go on bit for bit
         self._begun = False
         self._order = self._new_order()
         self._trouble = ""
@@ -400,7 +401,8 @@ class Trainer:
                     "Put the original run.json back, or train a new run."
                 )
         self.engine.way = Way.parse(before["engine"])
-        if before["surroundings"] != now["surroundings"]:
+        self.exact = before["surroundings"] == now["surroundings"]
+        if not self.exact:
             self.listener.say(
                 f"bit-exact not promised: the steps were computed on {before['surroundings']} and now are on "
                 f"{now['surroundings']}"

@@ -86,7 +86,7 @@ class Processes:
         Raises:
             Lost: a process is not there any more.
         """
-        with _lost():
+        with lost():
             distributed.all_reduce(tensor)
         return tensor
 
@@ -96,7 +96,7 @@ class Processes:
             assert data is not None
             return data
         size = torch.tensor([len(data) if data is not None else 0], dtype=torch.int64, device=self.device)
-        with _lost():
+        with lost():
             distributed.broadcast(size, 0)
             if data is not None:
                 content = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8).to(self.device)
@@ -181,12 +181,13 @@ class BatchMean:
         """Return the mean of ``values`` of all processes whose examples count, of shape ()."""
         sums = torch.stack([values.sum(dtype=torch.float64), values.new_tensor(values.numel(), dtype=torch.float64)])
         total, count = self.processes.sum(sums if self.counts else torch.zeros_like(sums))
-        return (total / count).to(values.dtype)
+        mean: Tensor = (total / count).to(values.dtype)
+        return mean
 
 
 @contextlib.contextmanager
-def _lost() -> Iterator[None]:
-    """Inside, a failure of torch's is the loss of a process."""
+def lost() -> Iterator[None]:
+    """Inside, a RuntimeError, which is what torch raises then, is the loss of a process."""
     try:
         yield
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from sfumato.training.processes import Processes
+from sfumato.training.processes import Processes, lost
 
 TIMEOUT = timedelta(minutes=30)  # of processes that wait for one that hangs, or for the report that the first one draws
 
@@ -59,19 +59,32 @@ def open_processes() -> Processes:
 def _opened() -> tuple[torch.device, Processes]:
     from accelerate import PartialState
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
-    else:
-        state = PartialState()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _several():
+        with lost():
+            _meet()
+    state = PartialState(cpu=_several() and not torch.cuda.is_available())
     device = torch.device(state.device)
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _several():
         return device, Processes()
     return device, Processes(distributed.get_rank(), distributed.get_world_size(), device)
 
 
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _meet() -> None:
+    """Meet the other processes. Those that a launcher started again must not find the addresses of the first ones."""
+    store, rank, count = next(distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = distributed.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=TIMEOUT)
+
+
 def close_processes() -> None:
     """Part from the other processes, if there are any."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _several():
         distributed.destroy_process_group()
 
 

@@ -61,6 +61,21 @@ def read_state(folder: RunFolder) -> RunState:
     )
 
 
+def goes_on(folder: RunFolder) -> bool:
+    """Whether a training goes on with a run that is there: one that this launch began, whose processes are back.
+
+    Raises:
+        UserError: another run is there; see :func:`refuse_existing`.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and folder.run.exists():
+        import psutil
+
+        if folder.run.stat().st_mtime >= psutil.Process(os.getppid()).create_time():
+            return True
+    refuse_existing(folder)
+    return False
+
+
 def refuse_existing(folder: RunFolder) -> None:
     """Raise UserError when something is there already, and say what to do with it; an empty folder is taken."""
     path = folder.path

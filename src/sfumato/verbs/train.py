@@ -23,7 +23,7 @@ from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Both, Reporter
-from sfumato.verbs.state import refuse_existing
+from sfumato.verbs.state import goes_on
 from sfumato.verbs.verdict import verdict
 
 EVALUATION_SAMPLES = 100
@@ -71,7 +71,7 @@ def train(
     """Inspect, decide, train, evaluate, report.
 
     Started in several processes, by torchrun or accelerate launch, they train one model; the first one writes,
-    evaluates and reports.
+    evaluates and reports. Where the launcher starts them again (``--max-restarts``), they go on.
 
     Args:
         source: what :func:`~sfumato.data.load_dataset` takes, or a data set.
@@ -90,10 +90,11 @@ def train(
     """
     processes = open_processes()
     if out is not None:
-        processes.ask(lambda: refuse_existing(RunFolder(out)))
+        processes.ask(lambda: goes_on(RunFolder(out)))
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
-    processes.ask(lambda: refuse_existing(folder))
+    if processes.ask(lambda: goes_on(folder)):
+        return resume(folder.path, source=dataset, listener=listener)
     run = configured(plan(dataset, options), config or {})
     with contextlib.ExitStack() as held:
 
@@ -129,9 +130,10 @@ def resume(path: str | Path, *, source: Any = None, listener: Listener | None = 
         processes.ask(claim)
         listener = listener if listener and processes.first else Listener()
         run = reopen(decided, source)
-        for sentence in changed_surroundings(decided):
+        changes = changed_surroundings(decided)
+        for sentence in changes:
             listener.say(sentence)
-        return _train(run, folder, listener, resumed=True)
+        return _train(run, folder, listener, resumed=True, exact=not changes)
 
 
 def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
@@ -243,8 +245,8 @@ def changed_surroundings(decided: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
-def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) -> TrainedRun:
-    """Train what is left, and finish."""
+def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool, exact: bool = True) -> TrainedRun:
+    """Train what is left, and finish; ``exact``: whether a resumed run may say that it goes on bit for bit."""
     names = run.dataset.class_names
     prepared = run.preprocessing.prepare(run.dataset)
     processes = open_processes()
@@ -265,7 +267,8 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool) ->
     )
     if resumed:
         step = trainer.resume()
-        listener.say(f"resumed at step {step:,} of {run.config.steps:,} (bit for bit the same run)")
+        same = " (bit for bit the same run)" if exact and trainer.exact else ""
+        listener.say(f"resumed at step {step:,} of {run.config.steps:,}{same}")
     outcome = trainer.fit()
     packaged = PackagedModel(run.model, run.preprocessing, names)
     if not outcome.finished:

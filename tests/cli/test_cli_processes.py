@@ -1,0 +1,87 @@
+"""``sfumato train`` started by torchrun: one model, one writer, and going on where a process was killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from cli_helpers import STEPS, environment
+
+from sfumato.cli.main import run
+from sfumato.io.run import RunFolder
+
+STEPS_KILLED = 400
+
+
+def torchrun(folder, *arguments, restarts=0):
+    """Start a training in two processes."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", str(restarts), "--standalone"]
+    return subprocess.Popen(
+        [sys.executable, *launch, "-m", "sfumato", "train", *arguments],
+        cwd=folder,
+        env={**environment(), "PYTHONWARNINGS": "default"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_a_checkpoint(checkpoints, process):
+    until = time.monotonic() + 120
+    while not any(int(path.name.removeprefix("step-")) > 0 for path in checkpoints.glob("step-*[0-9]")):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_process_and_max_restarts(finished, tmp_path):
+    shutil.copy(finished / "tiny.npz", tmp_path)
+    process = torchrun(tmp_path, "tiny.npz", "--steps", str(STEPS_KILLED), "--latent-dim", "3", restarts=1)
+    wait_for_a_checkpoint(tmp_path / "runs/tiny/checkpoints", process)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    os.kill(workers[1].pid, signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("error: another process of this training ended") == 1
+    assert said.count(f"of {STEPS_KILLED:,} (bit for bit the same run)") == 1, "it went on, and only one speaks"
+    assert said.count("evaluated on") == 1
+    steps = [line["step"] for line in map(json.loads, (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines())]
+    assert steps == sorted(steps)
+    assert steps[-1] == STEPS_KILLED
+
+
+@pytest.fixture
+def interrupted(finished, tmp_path, monkeypatch):
+    """An unfinished run in the current folder, as a killed process leaves it."""
+    shutil.copy(finished / "tiny.npz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "tiny.npz", *STEPS, "--quiet"]) == 0
+    shutil.rmtree("runs/tiny/model")
+    os.remove("runs/tiny/evaluation.json")
+    return RunFolder("runs/tiny")
+
+
+def test_a_launch_goes_on_with_the_run_it_began(interrupted, command, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    result = command("train", "tiny.npz", *STEPS)
+    assert result.code == 0
+    assert "resumed at step 20 of 20" in result.out + result.err
+    assert interrupted.model.is_dir()
+
+
+@pytest.mark.parametrize("count", ["0", "1"])
+def test_a_launch_leaves_a_run_that_was_there_before(interrupted, command, monkeypatch, count):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+    began = psutil.Process(os.getppid()).create_time()
+    if count == "1":
+        os.utime(interrupted.run, (began - 60, began - 60))
+    result = command("train", "tiny.npz", *STEPS)
+    assert result.code == 2
+    assert "exists (unfinished, step 20 of 20" in result.err
