@@ -14,6 +14,7 @@ from training_helpers import At, Crash, Hears, everything, trainer
 
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.training import Trainer, validation
+from sfumato.training.engine import Engine
 from sfumato.training.processes import Differs, Heard, Lost, Processes
 
 NAN = float("nan")
@@ -102,7 +103,7 @@ def test_processes_draw_noise_of_their_own():
         run = trainer(kind="optimal")
         indices = torch.arange(16)  # the same examples in both
         run._batch_mean.counts = True
-        return run._forward(indices, 0).values["elbo"].tolist()
+        return run._differentiate(indices, 0, 1.0)[1].values["elbo"].tolist()
 
     one, other = together(2, work)
     assert one != other
@@ -188,17 +189,17 @@ def test_the_number_of_steps_in_a_time_is_decided_once():
 
 def poison(rank, steps, times=math.inf):
     """Let the loss of one example of the second process be NaN."""
-    right, hits = Trainer._forward, []
+    right, hits = Engine._compute, []
 
-    def forward(self, indices, step):
-        output = right(self, indices, step)
+    def compute(self, raw, y, step):
+        output = right(self, raw, y, step)
         if rank == 1 and step in steps and len(hits) < times:
             hits.append(step)
             loss = output.losses["model"]
             return replace(output, losses={"model": loss + torch.tensor([NAN] + [0.0] * (len(loss) - 1))})
         return output
 
-    Trainer._forward = forward
+    Engine._compute = compute
     return hits
 
 

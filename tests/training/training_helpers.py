@@ -21,6 +21,7 @@ from sfumato.objectives import ELBO, IWAE
 from sfumato.posteriors import DiagonalGaussian
 from sfumato.priors import ClassConditional, StandardNormal
 from sfumato.training import Listener, Trainer, TrainingConfig
+from sfumato.training.engine import Engine
 
 COUNT, BATCH, DIM, LATENT, CLASSES = 203, 16, 64, 4, 3
 KINDS = ("conditional", "iwae", "optimal")
@@ -170,11 +171,15 @@ def terminate():
 @contextlib.contextmanager
 def poisoned(patch, steps, value=float("nan"), recoveries=None, rows=1):
     """Let the loss of the first ``rows`` examples be ``value`` at ``steps``, or only after so many ``recoveries``."""
-    right, hits = Trainer._forward, []
+    compute, differentiate, hits, now = Engine._compute, Trainer._differentiate, [], {}
 
-    def forward(self, indices, step):
-        output = right(self, indices, step)
-        if step in steps and recoveries in (None, self.state.guard.recoveries):
+    def noted(self, *arguments):
+        now["recoveries"] = self.state.guard.recoveries
+        return differentiate(self, *arguments)
+
+    def poisoned_output(self, raw, y, step):
+        output = compute(self, raw, y, step)
+        if step in steps and recoveries in (None, now["recoveries"]):
             hits.append(step)
             losses = {}
             for name, loss in output.losses.items():
@@ -185,7 +190,8 @@ def poisoned(patch, steps, value=float("nan"), recoveries=None, rows=1):
         return output
 
     with patch.context() as inner:
-        inner.setattr(Trainer, "_forward", forward)
+        inner.setattr(Trainer, "_differentiate", noted)
+        inner.setattr(Engine, "_compute", poisoned_output)
         yield hits
 
 

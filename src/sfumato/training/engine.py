@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
 
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Step
@@ -54,7 +55,7 @@ class Way:
 
 
 class Engine:
-    """Computes what the objective says about a batch.
+    """Computes what the objective says about a batch, and its gradients.
 
     Args:
         model: in training mode.
@@ -70,20 +71,69 @@ class Engine:
         self.model, self.objective, self.preprocessing = model, objective, preprocessing
         self.runtime, self.batch_size = runtime, batch_size
         self.way = Way()
-        self._compiled: Callable[..., ObjectiveOutput] | None = None
+        self._compiled: Callable[..., Any] | None = None
+        self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # a part that remembers something of the forward pass cannot be differentiated as a function
+        self._is_function = not any(hasattr(module, "batch_mean") for module in model.modules())
 
-    def __call__(self, raw: Tensor, y: Tensor | None, step: int) -> ObjectiveOutput:
-        """Return the objective of raw examples (batch, *data) with classes ``y`` at ``step``."""
-        with self.runtime.autocast():
-            if not self.way.compiled or len(raw) != self.batch_size:
-                return self._compute(raw, y, step)
-            if self._compiled is None:
-                options: dict[str, Any] = {"fallback_random": True}  # the random numbers of the plain way
-                self._compiled = torch.compile(self._compute, fullgraph=True, dynamic=False, options=options)
-            return self._compiled(raw, y, torch.tensor(float(step), dtype=torch.float64))
+    def differentiate(self, raw: Tensor, y: Tensor | None, step: int, share: float) -> tuple[Tensor, ObjectiveOutput]:
+        """Leave the gradients of the loss in the parameters; return the loss and what the objective says.
+
+        Args:
+            raw: examples, (batch, *data).
+            y: their classes, or None.
+            step: the steps done.
+            share: what an example counts in the loss: the loss is that many times the sum over the batch.
+
+        Returns:
+            the loss, (), and the values of every example, none of which can be differentiated.
+        """
+        if not self.way.compiled or len(raw) != self.batch_size:
+            output = self._compute(raw, y, step)
+        else:
+            now = torch.tensor(float(step), dtype=torch.float64)
+            if self._is_function:
+                return self._differentiate_as_function(raw, y, now, torch.tensor(share))
+            output = self._compile(self._compute)(raw, y, now)
+        loss = _loss(output, share)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), output
+
+    def _differentiate_as_function(
+        self, raw: Tensor, y: Tensor | None, step: Step, share: Tensor
+    ) -> tuple[Tensor, ObjectiveOutput]:
+        """Compute forward and backward pass as one compiled graph. A parameter that plays no part gets zeros."""
+        with torch.no_grad():
+            values = [parameter.detach() for parameter in self._parameters]
+            gradients, (loss, said) = self._compile(self._gradients)(values, raw, y, step, share)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss, ObjectiveOutput(*said)
+
+    def _gradients(self, values: list[Tensor], raw: Tensor, y: Tensor | None, step: Step, share: Tensor) -> Any:
+        """Return (gradients, (loss, what the objective says)) at the parameters' ``values``."""
+        x = self.preprocessing(raw)
+
+        def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
+            with self.runtime.autocast():
+                given = dict(zip(self._names, values, strict=True))
+                terms = functional_call(self.model, given, (x, y, self.objective.samples))
+                output: ObjectiveOutput = self.objective(terms, step)
+            return _loss(output, share), (dict(output.losses), dict(output.values))
+
+        return grad_and_value(loss_of, has_aux=True)(values)
+
+    def _compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        if self._compiled is None:
+            options: dict[str, Any] = {"fallback_random": True}  # the random numbers of the plain way
+            self._compiled = torch.compile(work, fullgraph=True, dynamic=False, options=options)
+        return self._compiled
 
     def _compute(self, raw: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
-        output: ObjectiveOutput = self.objective(self.model(self.preprocessing(raw), y, self.objective.samples), step)
+        with self.runtime.autocast():
+            x = self.preprocessing(raw)
+            output: ObjectiveOutput = self.objective(self.model(x, y, self.objective.samples), step)
         return output
 
     @contextlib.contextmanager
@@ -195,6 +245,10 @@ class Engine:
                 torch.cuda.synchronize(self.runtime.device)
             times.append(time.perf_counter() - begin)
         return min(times)
+
+
+def _loss(output: ObjectiveOutput, share: float | Tensor) -> Tensor:
+    return torch.stack([values.sum() for values in output.losses.values()]).sum() * share
 
 
 def _best(seconds: dict[Way, float], asked: Choice) -> Way:

@@ -236,8 +236,8 @@ class Trainer:
 
         def trial() -> Tensor:
             with self.engine.products():
-                output = self._forward(own, self.config.steps)
-                found = float(self._backward(output, len(indices), counts)), self._norm()
+                loss, output = self._differentiate(own, self.config.steps, counts / len(indices))
+                found = float(loss), self._norm()
             self.state.optimizer.zero_grad()
             return torch.tensor([*found, *(float(values.mean()) for values in output.values.values())])
 
@@ -274,8 +274,7 @@ class Trainer:
             own, counts = self.processes.part(indices)
         self._computing, self._batch_mean.counts = True, counts
         with self.engine.products():
-            output = self._forward(own, step)
-            loss = self._backward(output, len(indices), counts)
+            loss, output = self._differentiate(own, step, counts / len(indices))
             totals = None
             if self._gradients is not None:
                 totals = self._gradients.add_up(loss, _reported(output), counts, self._interruption.signal)
@@ -299,28 +298,14 @@ class Trainer:
         state.optimizer.zero_grad()
         return verdict
 
-    def _forward(self, indices: Tensor, step: int) -> ObjectiveOutput:
+    def _differentiate(self, indices: Tensor, step: int, share: float) -> tuple[Tensor, ObjectiveOutput]:
+        """Leave the gradients of the loss of examples ``indices``, each with a ``share``, in the parameters."""
         raw, y = self.train.batch(indices)
         device = self.runtime.device
         seed = seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.processes.rank)
         with fixed_noise(seed, device):
             y = None if y is None else y.to(device, non_blocking=True)
-            return self.engine(raw.to(device, non_blocking=True), y, step)
-
-    def _backward(self, output: ObjectiveOutput, batch: int, counts: bool) -> Tensor:
-        """Leave the gradients of the mean loss in the parameters, and return it; or this process's part of both.
-
-        Args:
-            output: of this process's examples.
-            batch: the examples of all processes.
-            counts: whether those of this process count.
-        """
-        if self.processes.several:
-            loss = torch.stack([values.sum() for values in output.losses.values()]).sum() * (counts / batch)
-        else:
-            loss = torch.stack([values.mean() for values in output.losses.values()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+            return self.engine.differentiate(raw.to(device, non_blocking=True), y, step, share)
 
     def _norm(self) -> float:
         """Return the norm of the gradients."""
