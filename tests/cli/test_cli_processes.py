@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 from cli_helpers import STEPS, environment
@@ -19,10 +20,10 @@ STEPS_KILLED = 400
 
 
 def torchrun(folder, *arguments, restarts=0):
-    """Start a training in two processes."""
+    """Start a command in two processes."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", str(restarts), "--standalone"]
     return subprocess.Popen(
-        [sys.executable, *launch, "-m", "sfumato", "train", *arguments],
+        [sys.executable, *launch, "-m", "sfumato", *arguments],
         cwd=folder,
         env={**environment(), "PYTHONWARNINGS": "default"},
         stdout=subprocess.PIPE,
@@ -42,7 +43,7 @@ def wait_for_a_checkpoint(checkpoints, process):
 @pytest.mark.timeout(300)
 def test_a_killed_process_and_max_restarts(finished, tmp_path):
     shutil.copy(finished / "tiny.npz", tmp_path)
-    process = torchrun(tmp_path, "tiny.npz", "--steps", str(STEPS_KILLED), "--latent-dim", "3", restarts=1)
+    process = torchrun(tmp_path, "train", "tiny.npz", "--steps", str(STEPS_KILLED), "--latent-dim", "3", restarts=1)
     wait_for_a_checkpoint(tmp_path / "runs/tiny/checkpoints", process)
     workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
@@ -55,6 +56,21 @@ def test_a_killed_process_and_max_restarts(finished, tmp_path):
     steps = [line["step"] for line in map(json.loads, (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines())]
     assert steps == sorted(steps)
     assert steps[-1] == STEPS_KILLED
+
+
+@pytest.mark.timeout(120)
+def test_each_process_encodes_a_part(finished, tmp_path, command, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    process = torchrun(tmp_path, "encode", "runs/tiny", "-o", "two.npz")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("two.npz") == 1, "one of them speaks"
+    monkeypatch.chdir(tmp_path)
+    assert command("encode", "runs/tiny", "-o", "one.npz").code == 0
+    with np.load("one.npz") as one, np.load("two.npz") as two:
+        assert sorted(one.files) == sorted(two.files) == ["label", "log_variance", "mean"]
+        for name in one.files:
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-6)  # products of other sizes
 
 
 @pytest.fixture

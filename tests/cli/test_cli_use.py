@@ -293,3 +293,9 @@ def test_a_streamed_file_gives_the_same_training(place: Path, command: Command) 
         rows = [json.loads(line) for line in (place / out / "metrics.jsonl").read_text().splitlines()]
         lines[word] = [row["loss"] for row in rows]
     assert lines["--stream"] == pytest.approx(lines["--no-stream"], rel=1e-3)
+    assert command("encode", "runs/rows--stream", "-o", "streamed.npz").code == 0
+    assert command("encode", "runs/rows--stream/model", "rows.npy", "-o", "read.npz").code == 0
+    assert command("reconstruct", "runs/rows--stream", "-o", "again.npz").code == 0
+    with np.load("streamed.npz") as streamed, np.load("read.npz") as read, np.load("again.npz") as again:
+        assert np.array_equal(streamed["mean"], read["mean"])
+        assert set(map(tuple, again["x"])) <= set(map(tuple, np.load("rows.npy")))

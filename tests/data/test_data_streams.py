@@ -328,6 +328,20 @@ def test_rows_are_indexed_like_an_array():
     assert len(rows) == 9
 
 
+def test_some_rows_are_an_array_of_their_own():
+    x = np.arange(60.0, dtype=np.float32).reshape(20, 3)
+    rows, chosen = ArrayRows(x, "values.npy"), np.array([7, 3, 3, 19])
+    part = rows.only(chosen)
+    assert part.shape == (4, 3)
+    assert np.array_equal(part[:], x[chosen])
+    assert np.array_equal(part[1:3], x[[3, 3]])
+    assert part.name(3) == "row 19"
+    assert part.digest() != rows.only(chosen[::-1]).digest()
+    x[19, 1] = np.nan
+    with pytest.raises(UserError, match=r"values.npy should hold finite numbers; row 19 holds NaN"):
+        part[2:]
+
+
 def test_names_are_packed_whatever_they_hold():
     names = ["a.png", "", "ünïcode/ß.jpg", os.fsdecode(b"\xff\xfe.png")]
     packed = Names(names)

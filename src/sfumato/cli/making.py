@@ -10,6 +10,7 @@ import typer
 
 from sfumato.cli import options
 from sfumato.cli.app import command
+from sfumato.cli.together import as_one
 from sfumato.core.spec import Count, NonNegative, Size
 
 Number = Annotated[int | None, options.option("-n", Size, "How many.  [default: 64, or 8 of each class]")]
@@ -113,9 +114,13 @@ def encode(
     """Write mean, log_variance and label of every example."""
     from sfumato.verbs.encode import encode as verb
 
-    model, source = _sorted(run, data)
-    arrays, path = verb(model, _with_label(source, label), split=split, out=out, force=force)
-    return _tell([path], " · ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items()))
+    def work(first: bool) -> int:
+        model, source = _sorted(run, data)
+        arrays, path = verb(model, _with_label(source, label), split=split, out=out, force=force)
+        shapes = " · ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items())
+        return _tell([path], shapes) if first else 0
+
+    return as_one(work)
 
 
 @command("decode", "sfumato decode runs/photos latents.npz -o decoded.png")

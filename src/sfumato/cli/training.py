@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time as clock
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +9,8 @@ import typer
 
 from sfumato.cli import options
 from sfumato.cli.app import command
-from sfumato.core.errors import Diverged, SfumatoError, UserError
+from sfumato.cli.together import as_one
+from sfumato.core.errors import SfumatoError, UserError
 
 if TYPE_CHECKING:
     from sfumato.cli.progress import Progress
@@ -109,11 +107,11 @@ def train(
     }
     given = {name: value for name, value in wishes.items() if value is not None}
     if resume is not None:
-        return _as_one(lambda first: _resume(resume, data, out, given, log, json and first, quiet or not first))
+        return as_one(lambda first: _resume(resume, data, out, given, log, json and first, quiet or not first))
     if data is None:
         raise UserError("train needs DATA, or --resume RUN.  For instance: sfumato train photos/ --time 5m")
     _one_length(given)
-    return _as_one(lambda first: _train(data, out, given, log, json and first, quiet or not first))
+    return as_one(lambda first: _train(data, out, given, log, json and first, quiet or not first))
 
 
 @command("demo", "sfumato demo", "sfumato demo --out runs/first")
@@ -153,35 +151,7 @@ def verify_resume(
     return 0 if result.identical else 1
 
 
-GRACE = 3.0  # seconds
 DEMO_DATA, DEMO_OUT, DEMO_TIME = "fashion-mnist-mini", Path("runs") / "demo", "150s"
-
-
-def _as_one(work: Callable[[bool], int]) -> int:
-    """Return the exit code of ``work(first)``; of several processes only the first one speaks.
-
-    What goes wrong in all of them is said by the first, for which the others wait a little: whoever started them may
-    end all when one has left. Each says itself that another one is gone.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return work(True)
-    from sfumato.training.processes import Differs, Heard, Lost
-    from sfumato.training.runtime import close_processes
-
-    first = int(os.environ.get("RANK", "0")) == 0
-    try:
-        code = work(first)
-    except SfumatoError as error:
-        if first or isinstance(error, Lost):
-            raise
-        clock.sleep(GRACE)
-        if isinstance(error, Heard | UserError | Differs | Diverged):
-            return error.exit_code
-        raise
-    if code and not first:
-        clock.sleep(GRACE)
-    close_processes()
-    return code
 
 
 def _train(data: str, out: Path | None, given: dict[str, Any], log: str | None, json: bool, quiet: bool) -> int:

@@ -141,6 +141,19 @@ class Processes:
         rows = self.sum(table.to(self.device)).to("cpu", torch.uint8).numpy()
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
+    def rows(self, own: Tensor) -> Tensor:
+        """Return the rows (n, ...) of every process, one process after the other; type and row shape are the same."""
+        if not self.several:
+            return own
+        found = []
+        for rank, count in enumerate(self.gather(str(len(own)))):
+            rows = own if rank == self.rank else own.new_empty((int(count), *own.shape[1:]))
+            rows = rows.to(self.device).contiguous()
+            with lost():
+                distributed.broadcast(rows, rank)
+            found.append(rows.to(own.device))
+        return torch.cat(found)
+
     def check(self, what: str, text: str) -> None:
         """Compare a ``text``, by its digest, over all processes; ``what`` names it.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sfumato.core.gaussians import as_normal
+from sfumato.training.runtime import open_processes
 from sfumato.verbs.opening import in_parts, open_model
 from sfumato.verbs.writing import output_path, write_arrays
 
@@ -23,6 +25,8 @@ def encode(
 ) -> tuple[dict[str, NDArray[Any]], Path]:
     """Encode examples, in their own order.
 
+    Started in several processes, by torchrun or accelerate launch, each encodes a part; the first one writes.
+
     Args:
         source: a run or a model folder.
         data: what to encode; None: the data of the run.
@@ -35,17 +39,21 @@ def encode(
             variance has no log_variance.
         path: what was written.
     """
+    processes = open_processes()
     opened = open_model(source)
-    path = output_path(out, "latents.npz", (".npz",), force)
+    path = Path(processes.ask(lambda: str(output_path(out, "latents.npz", (".npz",), force))))
     x, y = opened.examples(data, split)
-    means, log_variances = [], []
-    for raw, labels in in_parts(x, opened.seen(y)):
-        posterior = opened.model.encode(raw, labels)
+    own, counts = processes.part(torch.arange(len(x)))
+    seen = opened.seen(y)
+    found: dict[str, list[Tensor]] = {}
+    for (rows,) in in_parts(own.numpy()):
+        posterior = opened.model.encode(x[rows], None if seen is None else seen[rows])
         normal = as_normal(posterior)
-        means.append(posterior.mean.numpy())
+        found.setdefault("mean", []).append(posterior.mean)
         if normal is not None:
-            log_variances.append(2 * normal.scale.log().numpy())
-    arrays = {"mean": np.concatenate(means), "label": y}
-    if log_variances:
-        arrays["log_variance"] = np.concatenate(log_variances)
-    return arrays, write_arrays(path, **arrays)
+            found.setdefault("log_variance", []).append(2 * normal.scale.log())
+    arrays: dict[str, NDArray[Any]] = {"label": y}
+    for name, parts in found.items():
+        arrays[name] = processes.rows(torch.cat(parts)[: len(own) if counts else 0]).numpy()
+    processes.ask(lambda: str(write_arrays(path, **arrays)))
+    return arrays, path

@@ -242,7 +242,7 @@ def _write(
     """Write what was made in the form that the ending asks for, and again as arrays where asked."""
     content = {"x": x, "label": label}
     if original is not None:
-        content = {"x": original, "reconstruction": x, "label": label}
+        content = {"x": original[:], "reconstruction": x, "label": label}
     files = []
     if path.suffix.lower() == ".png":
         files.append(write_picture(path, rows, opened.model.preprocessing))

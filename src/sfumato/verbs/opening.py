@@ -16,6 +16,7 @@ from sfumato import recipes as _recipes  # noqa: F401 - registers the classes th
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import from_spec
 from sfumato.data import Dataset, load_dataset
+from sfumato.data.streams import Rows
 from sfumato.io.folder import CONFIG, load_model
 from sfumato.io.run import RunFolder
 from sfumato.io.store import DamagedError, shown
@@ -78,7 +79,7 @@ class Opened:
     def examples(
         self, data: Any = None, split: str | None = None, **reading: Any
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Return raw examples and the model's class numbers for them, -1 where unknown.
+        """Return raw examples, streamed ones still to be read, and the model's class numbers, -1 where unknown.
 
         Args:
             data: anything that ``load_dataset`` takes, all of it in its own order; None: the data of the run.
@@ -99,7 +100,8 @@ class Opened:
             rows = np.arange(len(dataset))
         if not len(rows):
             raise UserError(f"there are no examples in the {split} split. Choose another --split.")
-        return dataset.x[rows], self._labels(dataset)[rows]
+        x = dataset.x.only(rows) if isinstance(dataset.x, Rows) else dataset.x[rows]
+        return x, self._labels(dataset)[rows]
 
     def seen(self, y: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return ``y`` where encoder or decoder look at labels, else None."""

@@ -120,6 +120,10 @@ class Rows(ABC):
         again.check = check
         return again
 
+    def only(self, rows: NDArray[np.int64]) -> Array:
+        """Return the examples ``rows`` as the array that they read like, still read when asked."""
+        return Part(self, rows).array()
+
     def sample(self, rows: NDArray[np.int64]) -> Array:
         """Return a fixed random part of ``rows`` that takes at most 64 MiB: what facts about them are drawn from."""
         most = max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // max(1, self.row_bytes)))
@@ -133,6 +137,33 @@ class Rows(ABC):
         few = self[_some(np.arange(len(self)), min(_FINGERPRINT_ROWS, len(self)))]
         digest.update(np.ascontiguousarray(few, dtype=few.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
+
+
+@final
+class Part(Rows):
+    """Some of the examples of others.
+
+    Args:
+        whole: where they lie.
+        chosen: their row numbers.
+    """
+
+    def __init__(self, whole: Rows, chosen: NDArray[np.int64]) -> None:
+        super().__init__((len(chosen), *whole.shape[1:]), whole.dtype, whole.source)
+        self._whole, self._chosen = whole, np.asarray(chosen, dtype=np.int64)
+
+    def read(self, rows: NDArray[np.int64]) -> Array:
+        """Return the rows, checked as those of the whole are."""
+        return self._whole.checked(self._chosen[rows])
+
+    def identity(self) -> Iterator[bytes]:
+        """Yield that of the whole, and which rows."""
+        yield from self._whole.identity()
+        yield self._chosen.tobytes()
+
+    def name(self, row: int) -> str:
+        """Return the name in the whole."""
+        return self._whole.name(int(self._chosen[row]))
 
 
 @final
