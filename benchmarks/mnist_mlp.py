@@ -10,8 +10,12 @@ ELBO: 84.45 nats (VAE with a VampPrior, Tomczak and Welling, 2018, table 1, stan
 from __future__ import annotations
 
 import json
+import sys
+import time
 from argparse import Namespace
 from dataclasses import replace
+
+import psutil
 
 from certificate import certificate, write_result
 from mnist import arguments, binary_test, bound, fit, gated_vae, load, settings, start_at_the_mean
@@ -34,7 +38,13 @@ def train(args: Namespace) -> None:
         gentle = replace(settings(args), learning_rate=args.lr / 10, seed=args.seed + 1)
         stages.append(fit(model, IWAE(samples=args.iwae), data, gentle, args.iwae_share * seconds, steps=second))
     save_model(args.folder / "model", model, card={}, replace=True)
-    facts = {**certificate(recipe="gated 300-300, 40 latents, N(0, I)", seeds=[args.seed]), "stages": stages}
+    since_start = time.time() - psutil.Process().create_time()
+    facts = {
+        **certificate(recipe="gated 300-300, 40 latents, N(0, I)", seeds=[args.seed]),
+        "command": " ".join(sys.argv[2:]),
+        "seconds_since_the_process_started": since_start,
+        "stages": stages,
+    }
     (args.folder / "training.json").write_text(json.dumps(facts, indent=2))
     print(json.dumps(stages, indent=2))
 
