@@ -26,7 +26,7 @@ class Process:
         workload: the name of the workload.
         data: the npz file.
         seed: of its weights, order and noise.
-        folder: where its log goes, and where it runs.
+        folder: where its log and its caches go, and where it runs.
 
     ``first_step`` is the time from its start to its first step, seconds.
 
@@ -37,7 +37,8 @@ class Process:
     def __init__(self, python: Path, peer: str, workload: str, data: Path, seed: int, folder: Path) -> None:
         self.peer, self.log = peer, folder / f"{peer}-{workload}-{seed}.log"
         command = [str(python), str(WORKER), peer, workload, str(data), str(seed)]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        caches = {name: str(folder / "caches" / name) for name in ("SFUMATO_CACHE", "TORCHINDUCTOR_CACHE_DIR")}
+        environment = {**os.environ, **caches, "JAX_PLATFORMS": "cpu"}
         begin = time.perf_counter()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

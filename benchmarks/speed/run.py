@@ -207,12 +207,15 @@ def main() -> None:
     (folder / "work").mkdir(parents=True, exist_ok=True)
     data, pythons = binary_data(folder / "work"), found_pythons(args.peers, folder)
     for name in args.workloads:
+        fresh = Path(
+            tempfile.mkdtemp(prefix=f"{name}-", dir=folder / "work")
+        )  # logs, and caches: nothing is remembered
         if name == "bound":
-            entry = compare(pythons, data, folder / "work", args.rounds)
+            entry = compare(pythons, data, fresh, args.rounds)
         else:
             workload = WORKLOADS[name]
             workload = replace(workload, epochs=workload.epochs if args.epochs is None else args.epochs)
-            entry = Race(workload, pythons, data, folder / "work").run(args.rounds, args.seeds)
+            entry = Race(workload, pythons, data, fresh).run(args.rounds, args.seeds)
         path = RESULTS / f"{args.name}.json"
         result = json.loads(path.read_text()) if path.exists() else {"workloads": {}}
         result["workloads"][name] = merged(result["workloads"].get(name), entry)

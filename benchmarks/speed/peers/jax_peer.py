@@ -15,6 +15,57 @@ from worker import Peer as Base
 from workloads import CONVOLUTIONS, LEARNING_RATE, PIXELS, SIDE, TRANSPOSED, Workload
 
 
+def convolve(x: Any, kernel: Any, stride: int, pad: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+    """Return the convolution of x (rows, h, w, channels) as one matrix product of its patches.
+
+    XLA has no fast gradients of convolutions on the CPU: written like this a step was many times as fast.
+    """
+    high, wide = kernel.shape[:2]
+    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+    rows, columns = (
+        (size - width) // stride * stride + 1 for size, width in zip(x.shape[1:3], (high, wide), strict=True)
+    )
+    parts = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(high) for j in range(wide)]
+    return jnp.concatenate(parts, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+class Convolution(nn.Module):  # type: ignore[misc]
+    """nn.Conv with kernel 4, stride 2 and padding 1."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Map (rows, h, w, channels) to (rows, h / 2, w / 2, channels)."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return convolve(x, kernel, 2, ((1, 1), (1, 1))) + bias
+
+
+class Transposed(nn.Module):  # type: ignore[misc]
+    """nn.ConvTranspose with kernel 3, stride 2 and padding 1, as four plain convolutions, one for each parity.
+
+    With output o = 2 i - 1 + k, even rows see the kernel's row 1, odd ones rows 2 and 0; columns alike.
+    """
+
+    channels: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Map (rows, h, w, channels) to (rows, size, size, channels)."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        taps = (slice(1, 2), slice(2, None, -2))
+
+        def phase(a: int, b: int) -> Any:
+            return convolve(x, kernel[taps[a], taps[b]], 1, ((0, a), (0, b)))
+
+        rows = [jnp.stack([phase(a, b) for b in range(2)], 3) for a in range(2)]  # (rows, h, w, 2, channels) each
+        whole = jnp.stack(rows, 2).reshape(len(x), 2 * x.shape[1], 2 * x.shape[2], self.channels)
+        return whole[:, : self.size, : self.size] + bias
+
+
 class Networks(nn.Module):  # type: ignore[misc]
     """Encoder and decoder of a workload."""
 
@@ -25,14 +76,9 @@ class Networks(nn.Module):  # type: ignore[misc]
         kind, latents = self.workload.network, self.workload.latent_dim
         self.mean, self.log_variance = nn.Dense(latents), nn.Dense(latents)
         if kind == "conv":
-            pairs = [(2, 2), (2, 2)]
-            self.down = [nn.Conv(row[1], (row[2],) * 2, pairs[0], [(row[4],) * 2] * 2) for row in CONVOLUTIONS]
+            self.down = [Convolution(row[1]) for row in CONVOLUTIONS]
             self.start = nn.Dense(1024 * 16)
-            pads = [[(row[2] - 1 - row[4], row[2] - 1 - row[4] + row[5])] * 2 for row in TRANSPOSED]
-            self.up = [
-                nn.ConvTranspose(row[1], (row[2],) * 2, pairs[0], pad)
-                for row, pad in zip(TRANSPOSED, pads, strict=True)
-            ]
+            self.up = [Transposed(row[1], row[7]) for row in TRANSPOSED]
             self.norms = [nn.BatchNorm(momentum=0.9) for _ in range(len(CONVOLUTIONS) + len(TRANSPOSED) - 1)]
         else:
             widths, gate = ((512,), 1) if kind == "mlp" else ((300, 300), 2)
@@ -88,6 +134,7 @@ class Peer(Base):
     settings = (
         "flax.linen, optax.adam, float32; the data on the device as uint8; permutation, gather, noise and all steps of "
         "an epoch in one jax.jit(lax.scan) with donated buffers",
+        "convolutions written as matrix products of patches, because XLA has no fast gradients of its own on the CPU",
         "its first step is its first epoch: the scan is compiled as a whole",
     )
 
@@ -96,7 +143,7 @@ class Peer(Base):
         self.networks, optimizer = Networks(workload), optax.adam(LEARNING_RATE)
         data, key = jnp.asarray(train), jax.random.key(seed)
         self.key, start, noise = jax.random.split(key, 3)
-        initial = self.networks.init(start, data[:2].astype(jnp.float32), noise)
+        initial = jax.jit(self.networks.init)(start, data[:2].astype(jnp.float32), noise)
         parameters, rest = initial["params"], initial.get("batch_stats", {})
         self.state: Any = (parameters, rest, optimizer.init(parameters))
 
