@@ -34,7 +34,7 @@ class Convolution(nn.Module):  # type: ignore[misc]
 
     channels: int
 
-    @nn.compact
+    @nn.compact  # type: ignore[untyped-decorator]
     def __call__(self, x: Any) -> Any:
         """Map (rows, h, w, channels) to (rows, h / 2, w / 2, channels)."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.channels))
@@ -51,7 +51,7 @@ class Transposed(nn.Module):  # type: ignore[misc]
     channels: int
     size: int
 
-    @nn.compact
+    @nn.compact  # type: ignore[untyped-decorator]
     def __call__(self, x: Any) -> Any:
         """Map (rows, h, w, channels) to (rows, size, size, channels)."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.channels))
