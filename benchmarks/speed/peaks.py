@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 
 import torch
 
+from sfumato.training.engine import onednn_products
+
 SIZE = 2_048
 TIMES = 8
-
-
-@contextlib.contextmanager
-def onednn() -> Iterator[None]:
-    """Inside, float32 products go through oneDNN (on a processor with AMX they would be bf16 inside)."""
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def rate(dtype: torch.dtype) -> float:
@@ -38,6 +26,6 @@ def rate(dtype: torch.dtype) -> float:
 def peaks() -> dict[str, float]:
     """Return name -> operations a second."""
     found = {"float32": rate(torch.float32)}
-    with onednn():
+    with onednn_products():  # on a processor with AMX they would be bf16 inside
         found["float32_onednn"] = rate(torch.float32)
     return {**found, "bf16": rate(torch.bfloat16)}

@@ -136,19 +136,9 @@ class Engine:
             output: ObjectiveOutput = self.objective(self.model(x, y, self.objective.samples), step)
         return output
 
-    @contextlib.contextmanager
-    def products(self) -> Iterator[None]:
-        """Inside, matrix products are computed the way that was chosen."""
-        matmul = getattr(torch.backends.mkldnn, "matmul", None)
-        if not self.way.onednn or matmul is None:
-            yield
-            return
-        before = matmul.fp32_precision
-        matmul.fp32_precision = "bf16"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = before
+    def products(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context inside of which matrix products are computed the way that was chosen."""
+        return onednn_products() if self.way.onednn else contextlib.nullcontext()
 
     def ways(self) -> list[Way]:
         """Return every way there is on this device, the plain one first."""
@@ -256,6 +246,21 @@ def _best(seconds: dict[Way, float], asked: Choice) -> Way:
     allowed = {way: found for way, found in seconds.items() if way.compiled or asked == "auto"}
     best = min(allowed, key=allowed.__getitem__, default=Way())
     return best if asked == "compiled" or seconds.get(Way(), 0.0) > BETTER * seconds.get(best, 0.0) else Way()
+
+
+@contextlib.contextmanager
+def onednn_products() -> Iterator[None]:
+    """Inside, float32 matrix products go through oneDNN, where this torch has a choice."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:
+        yield
+        return
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _onednn_is_float32() -> bool:
