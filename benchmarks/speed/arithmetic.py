@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -46,3 +47,23 @@ def fractions(images_per_second: float, operations: int, peaks: dict[str, float]
     {'float32': 0.5}
     """
     return {name: images_per_second * operations / peak for name, peak in peaks.items()}
+
+
+def merged(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Return ``new``, or without rounds the timed ``old`` with the scores of ``new``, which need no quiet machine.
+
+    Args:
+        old: the entry that is there.
+        new: the entry of this run.
+
+    Raises:
+        ValueError: there are no rounds, and nothing timed after as many epochs.
+    """
+    if new["rounds"]:
+        return new
+    if old is None or old["epochs_before_the_score"] != new["epochs_before_the_score"]:
+        raise ValueError("--rounds 0 adds scores to what was timed before, after as many epochs; there is none.")
+    for peer, entry in new["peers"].items():
+        if peer in old["peers"]:
+            old["peers"][peer].update({key: entry[key] for key in ("scores", "held_out") if key in entry})
+    return {**old, "seeds": new["seeds"]}

@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arithmetic import fractions, over_seeds, ratios, spread
+from arithmetic import fractions, merged, over_seeds, ratios, spread
 from environments import ENVIRONMENTS, NotInstalled, interpreter
 from importance import compare
 from peaks import peaks
@@ -184,23 +184,6 @@ def found_pythons(peers: list[str], folder: Path) -> dict[str, Path | str]:
     return pythons
 
 
-def merged(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Return ``new``, or without rounds the timed ``old`` with the scores of ``new``, which need no quiet machine.
-
-    Args:
-        old: the entry that is there.
-        new: the entry of this run.
-    """
-    same = old is not None and old.get("epochs_before_the_score") == new.get("epochs_before_the_score")
-    if new["rounds"] or not same:
-        return new
-    assert old is not None
-    for peer, entry in new["peers"].items():
-        if peer in old["peers"]:
-            old["peers"][peer].update({key: entry[key] for key in ("scores", "held_out") if key in entry})
-    return {**old, "seeds": new["seeds"]}
-
-
 def main() -> None:
     args = arguments()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="speed-"))
@@ -210,6 +193,8 @@ def main() -> None:
         fresh = Path(
             tempfile.mkdtemp(prefix=f"{name}-", dir=folder / "work")
         )  # logs, and caches: nothing is remembered
+        if name == "bound" and not args.rounds:
+            continue  # it has no seeds
         if name == "bound":
             entry = compare(pythons, data, fresh, args.rounds)
         else:

@@ -1,3 +1,4 @@
+import copy
 import doctest
 import io
 import json
@@ -86,6 +87,29 @@ def test_the_gate_lets_as_many_epochs_through_as_are_wanted(monkeypatch: pytest.
         {"asked": "facts"},
         {"exit": 0},
     ]
+
+
+def test_scores_are_added_to_what_was_timed_and_never_replace_it() -> None:
+    timed = {
+        "rounds": 4,
+        "epochs_before_the_score": 15,
+        "seeds": [0],
+        "peers": {"jax": {"images_per_second": 1.0, "held_out": "one seed"}, "disent": {"cannot": "it has none"}},
+    }
+    scores = {
+        "rounds": 0,
+        "epochs_before_the_score": 15,
+        "seeds": [0, 1],
+        "peers": {"jax": {"seconds_to_first_step": 9.0, "held_out": "two"}, "disent": {"cannot": "it has none"}},
+    }
+    found = arithmetic.merged(copy.deepcopy(timed), scores)
+    assert found["seeds"] == [0, 1]
+    assert found["rounds"] == 4
+    assert found["peers"]["jax"] == {"images_per_second": 1.0, "held_out": "two"}
+    assert arithmetic.merged(timed, {**scores, "rounds": 1})["rounds"] == 1
+    for other in (None, {**timed, "epochs_before_the_score": 10}):
+        with pytest.raises(ValueError, match="as many epochs"):
+            arithmetic.merged(other, scores)
 
 
 def test_the_page_shows_every_peer(monkeypatch: pytest.MonkeyPatch) -> None:
