@@ -56,6 +56,18 @@ def test_logmeanexp_and_sum_event() -> None:
     assert [sum_event(ones, dims).shape for dims in (0, 1, 2)] == [(2, 3, 4), (2, 3), (2,)]
 
 
+def test_logmeanexp_gives_no_denormal_weights() -> None:
+    values = torch.tensor([3.0, 2.0, -80.0, -95.0], requires_grad=True)
+    logmeanexp(values).backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad[:2], torch.tensor([3.0, 2.0]).softmax(0))
+    assert values.grad[2:].tolist() == [0.0, 0.0], "3e-37 and 3e-43 would be the weights"
+    exact = torch.tensor([0.0, -55.0, -60.5, -1e4], dtype=torch.float64)
+    assert float(logmeanexp(exact)) == float(torch.logsumexp(exact, 0)) - math.log(4)
+    none = torch.tensor([-math.inf, -math.inf])
+    assert float(logmeanexp(none)) == -math.inf
+
+
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**70))
 def test_seeds_are_63_bits_and_depend_on_every_number(one: int, other: int) -> None:
     assert 0 <= seed_for(one, other) < 2**63

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from training_helpers import At, differences, straight, terminate, trainer
+from training_helpers import At, differences, straight, terminate, trainer, with_convolutions
 
 from sfumato.training.engine import Way
 
@@ -31,6 +31,17 @@ def agrees(kind):
     torch.testing.assert_close(compiled_weights, weights, rtol=1e-3, atol=1e-4)
 
 
+def lays_out(kind):
+    """Channels side by side, as written and compiled: the same losses, and gradients that lie as their weights do."""
+    plain, weights = losses(trainer(change=with_convolutions), Way(), steps=12)
+    for way in (Way(channels_last=True), Way(compiled=True, channels_last=True)):
+        run = trainer(change=with_convolutions)
+        assert run.engine.ways()[-1].channels_last
+        found, others = losses(run, way, steps=12)
+        torch.testing.assert_close(found, plain, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(others, weights, rtol=1e-3, atol=1e-4)
+
+
 def resumes(kind):
     """A training that is interrupted goes on bit for bit, compiled as it was."""
     arguments = {"engine": "compiled", "steps": 30, "kind": kind}
@@ -45,4 +56,4 @@ def resumes(kind):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"agrees": agrees, "resumes": resumes}[sys.argv[1]](sys.argv[2])
+    {"agrees": agrees, "lays_out": lays_out, "resumes": resumes}[sys.argv[1]](sys.argv[2])

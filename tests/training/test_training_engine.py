@@ -17,7 +17,9 @@ COMPILED = Way(compiled=True)
 ONEDNN = Way(onednn=True)
 
 
-@pytest.mark.parametrize(("check", "kind"), [("agrees", "conditional"), ("agrees", "optimal"), ("resumes", "iwae")])
+@pytest.mark.parametrize(
+    ("check", "kind"), [("agrees", "conditional"), ("agrees", "optimal"), ("resumes", "iwae"), ("lays_out", "")]
+)
 def test_a_compiled_step(check, kind):
     program = Path(__file__).with_name("compiled_check.py")
     done = subprocess.run(
@@ -193,6 +195,21 @@ def test_what_cannot_be_compiled_is_refused_in_one_sentence(monkeypatch):
         run.fit()
 
 
-@pytest.mark.parametrize("way", [Way(), ONEDNN, COMPILED, Way(True, True)])
+def test_measuring_ends_when_it_takes_long(plain_engine, monkeypatch):
+    clock = Clock(plain_engine, {Way(): 8.0, COMPILED: 7.0})
+    assert clock.choose(monkeypatch).startswith("engine: compiled, 1.14 times")
+    assert clock.seen.count(COMPILED) == 3, "once whether it agrees, one round of two"
+
+
+def test_a_model_that_remembers_its_batch_is_not_differentiated_as_a_function():
+    def with_batch_norm(model, *parts):
+        model.decoder = torch.nn.Sequential(model.decoder, torch.nn.BatchNorm1d(64))
+        return model, *parts
+
+    assert not trainer(change=with_batch_norm).engine._is_function
+    assert trainer().engine._is_function
+
+
+@pytest.mark.parametrize("way", [Way(), ONEDNN, COMPILED, Way(True, True), Way(True, False, True)])
 def test_a_way_is_found_again_by_its_name(way):
     assert Way.parse(str(way)) == way

@@ -16,7 +16,7 @@ from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
 from sfumato.likelihoods import Bernoulli, Gaussian
 from sfumato.models import VAE
-from sfumato.networks import MLP
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder
 from sfumato.objectives import ELBO, IWAE
 from sfumato.posteriors import DiagonalGaussian
 from sfumato.priors import ClassConditional, StandardNormal
@@ -72,6 +72,18 @@ def tiny(kind="conditional", seed=3, variance="optimal"):
         "optimal": lambda: Standardise((DIM,)).fit(train.x.numpy()),
     }[kind]()
     return model, objective, train, validation, preprocessing
+
+
+def with_convolutions(model, objective, train, validation, preprocessing):
+    """Put convolutions over 8x8 images in the place of a tiny model."""
+    shape, channels = (1, 8, 8), (4,)
+    with fixed_noise(3):
+        trunk = ConvEncoder(shape, (16,), channels)
+        mean, log_variance = (MLP((16,), (LATENT,), hidden=()) for _ in range(2))
+        decoder = ConvDecoder((LATENT,), (1, *shape), channels)
+        model = VAE(StandardNormal(LATENT), DiagonalGaussian(mean, log_variance, trunk), decoder, Bernoulli(shape))
+    images = [InMemory(split.x.view(-1, *shape)) for split in (train, validation)]
+    return model, objective, *images, Binarise(shape, "dynamic")
 
 
 def trainer(folder=None, kind="conditional", listener=None, change=None, cls=Trainer, **config):

@@ -12,7 +12,7 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from sfumato.training.runtime import Runtime
 Choice = Literal["auto", "eager", "compiled"]
 PAYS = 100.0  # seconds of training from which on the time that compiling takes is likely to come back
 ROUNDS = 5
+LONG_ENOUGH = 20.0  # seconds of measuring, after which no other round begins
 BETTER = 1.03
 AGREEMENT = 1e-4
 
@@ -40,18 +41,23 @@ class Way:
     Args:
         compiled: whether torch compiles the step, or runs it as written.
         onednn: whether float32 matrix products go through oneDNN, which on some processors is twice as fast.
+        channels_last: whether images and the weights of convolutions are laid out with the channels side by side.
     """
 
     compiled: bool = False
     onednn: bool = False
+    channels_last: bool = False
 
     def __str__(self) -> str:
-        return ("compiled" if self.compiled else "eager") + (", oneDNN" if self.onednn else "")
+        words = ["compiled" if self.compiled else "eager"]
+        words += ["oneDNN"] * self.onednn + ["channels last"] * self.channels_last
+        return ", ".join(words)
 
     @classmethod
     def parse(cls, text: str) -> Way:
         """Return the way that ``str`` describes."""
-        return cls(text.startswith("compiled"), text.endswith("oneDNN"))
+        words = text.split(", ")
+        return cls("compiled" in words, "oneDNN" in words, "channels last" in words)
 
 
 class Engine:
@@ -75,7 +81,8 @@ class Engine:
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # a part that remembers something of the forward pass cannot be differentiated as a function
-        self._is_function = not any(hasattr(module, "batch_mean") for module in model.modules())
+        self._is_function = not any(map(_remembers, model.modules()))
+        self._has_images = any(parameter.ndim == 4 for parameter in self._parameters)
 
     def differentiate(self, raw: Tensor, y: Tensor | None, step: int, share: float) -> tuple[Tensor, ObjectiveOutput]:
         """Leave the gradients of the loss in the parameters; return the loss and what the objective says.
@@ -108,7 +115,8 @@ class Engine:
             values = [parameter.detach() for parameter in self._parameters]
             gradients, (loss, said) = self._compile(self._gradients)(values, raw, y, step, share)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+            same = gradient.stride() == parameter.stride()  # the optimizer reads both as they lie in memory
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         return loss, ObjectiveOutput(*said)
 
     def _gradients(self, values: list[Tensor], raw: Tensor, y: Tensor | None, step: Step, share: Tensor) -> Any:
@@ -116,10 +124,7 @@ class Engine:
         x = self.preprocessing(raw)
 
         def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
-            with self.runtime.autocast():
-                given = dict(zip(self._names, values, strict=True))
-                terms = functional_call(self.model, given, (x, y, self.objective.samples))
-                output: ObjectiveOutput = self.objective(terms, step)
+            output = self._said(dict(zip(self._names, values, strict=True)), x, y, step)
             return _loss(output, share), (dict(output.losses), dict(output.values))
 
         return grad_and_value(loss_of, has_aux=True)(values)
@@ -131,9 +136,17 @@ class Engine:
         return self._compiled
 
     def _compute(self, raw: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
+        given = dict(zip(self._names, self._parameters, strict=True)) if self.way.channels_last else {}
+        return self._said(given, self.preprocessing(raw), y, step)
+
+    def _said(self, given: Mapping[str, Tensor], x: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
+        """Return what the objective says about ``x``, with ``given`` parameters in place of the model's."""
+        if self.way.channels_last:
+            x, given = _channels_last(x), {name: _channels_last(value) for name, value in given.items()}
         with self.runtime.autocast():
-            x = self.preprocessing(raw)
-            output: ObjectiveOutput = self.objective(self.model(x, y, self.objective.samples), step)
+            arguments = (x, y, self.objective.samples)
+            terms = functional_call(self.model, dict(given), arguments) if given else self.model(*arguments)
+            output: ObjectiveOutput = self.objective(terms, step)
         return output
 
     def products(self) -> contextlib.AbstractContextManager[None]:
@@ -143,7 +156,8 @@ class Engine:
     def ways(self) -> list[Way]:
         """Return every way there is on this device, the plain one first."""
         onednn = self.runtime.device.type == "cpu" and not self.runtime.bf16 and _onednn_is_float32()
-        return [Way(*flags) for flags in itertools.product((False, True), (False, True)[: 1 + onednn])]
+        choices = ((False, True)[: 1 + there] for there in (True, onednn, self._has_images))
+        return [Way(*flags) for flags in itertools.product(*choices)]
 
     def choose(self, trial: Callable[[], Tensor], seconds: Callable[[float], float], asked: Choice) -> str:
         """Measure the ways of computing a step, keep the fastest, and return what is to be said about it, or "".
@@ -190,7 +204,10 @@ class Engine:
                 failures[way] = objection
             else:
                 times[way] = []
-        for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        for done in range(ROUNDS):
+            if done and time.perf_counter() - begin > LONG_ENOUGH:
+                break
             for way, found in times.items():
                 self.way = way
                 found.append(self._time(trial))
@@ -235,6 +252,15 @@ class Engine:
                 torch.cuda.synchronize(self.runtime.device)
             times.append(time.perf_counter() - begin)
         return min(times)
+
+
+def _remembers(module: nn.Module) -> bool:
+    """Whether a forward pass in training changes the module: the variance of the batch, or its mean."""
+    return hasattr(module, "batch_mean") or getattr(module, "num_batches_tracked", None) is not None
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def _loss(output: ObjectiveOutput, share: float | Tensor) -> Tensor:
