@@ -79,12 +79,12 @@ def test_the_same_step_twice_has_the_same_loss(kind):
     losses = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        losses.append(run._differentiate(indices, 7, 1.0)[1].losses["model"])
+        losses.append(run._differentiate(indices, 7, 1.0).output.losses["model"])
         torch.rand(seed)
     assert torch.equal(*losses)
-    assert not torch.equal(losses[0], run._differentiate(indices, 8, 1.0)[1].losses["model"])
+    assert not torch.equal(losses[0], run._differentiate(indices, 8, 1.0).output.losses["model"])
     run.state.guard.recoveries = 1
-    assert not torch.equal(losses[0], run._differentiate(indices, 7, 1.0)[1].losses["model"]), (
+    assert not torch.equal(losses[0], run._differentiate(indices, 7, 1.0).output.losses["model"]), (
         "a recovery draws other noise"
     )
 
@@ -248,7 +248,7 @@ def test_defect_15_bf16_is_for_training_steps_only(monkeypatch, tmp_path):
     tensors, _ = run.state.capture()
     floats = [value for named in tensors.values() for value in named.values() if value.is_floating_point()]
     assert {value.dtype for value in floats} <= {torch.float32, torch.float64}
-    assert run._differentiate(run._order(0), 0, 1.0)[1].losses["model"].dtype == torch.float32
+    assert run._differentiate(run._order(0), 0, 1.0).output.losses["model"].dtype == torch.float32
 
 
 def test_validation_is_the_same_at_every_call_and_leaves_the_mode():

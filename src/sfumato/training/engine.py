@@ -12,9 +12,9 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,20 @@ class Way:
         return cls("compiled" in words, "oneDNN" in words, "channels last" in words)
 
 
+class Differentiated(NamedTuple):
+    """What a step found, none of which can be differentiated further but ``output`` of a step that is not compiled.
+
+    Args:
+        loss: ().
+        norm: of all gradients together, ().
+        output: what the objective says about every example.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    output: ObjectiveOutput
+
+
 class Engine:
     """Computes what the objective says about a batch, and its gradients.
 
@@ -84,17 +98,14 @@ class Engine:
         self._is_function = not any(map(_remembers, model.modules()))
         self._has_images = any(parameter.ndim == 4 for parameter in self._parameters)
 
-    def differentiate(self, raw: Tensor, y: Tensor | None, step: int, share: float) -> tuple[Tensor, ObjectiveOutput]:
-        """Leave the gradients of the loss in the parameters; return the loss and what the objective says.
+    def differentiate(self, raw: Tensor, y: Tensor | None, step: int, share: float) -> Differentiated:
+        """Leave the gradients of the loss in the parameters; return what was found.
 
         Args:
             raw: examples, (batch, *data).
             y: their classes, or None.
             step: the steps done.
             share: what an example counts in the loss: the loss is that many times the sum over the batch.
-
-        Returns:
-            the loss, (), and the values of every example, none of which can be differentiated.
         """
         if not self.way.compiled or len(raw) != self.batch_size:
             output = self._compute(raw, y, step)
@@ -105,29 +116,28 @@ class Engine:
             output = self._compile(self._compute)(raw, y, now)
         loss = _loss(output, share)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), output
+        return Differentiated(loss.detach(), total_norm(self._parameters), output)
 
-    def _differentiate_as_function(
-        self, raw: Tensor, y: Tensor | None, step: Step, share: Tensor
-    ) -> tuple[Tensor, ObjectiveOutput]:
+    def _differentiate_as_function(self, raw: Tensor, y: Tensor | None, step: Step, share: Tensor) -> Differentiated:
         """Compute forward and backward pass as one compiled graph. A parameter that plays no part gets zeros."""
         with torch.no_grad():
             values = [parameter.detach() for parameter in self._parameters]
-            gradients, (loss, said) = self._compile(self._gradients)(values, raw, y, step, share)
+            gradients, loss, norm, said = self._compile(self._gradients)(values, raw, y, step, share)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             same = gradient.stride() == parameter.stride()  # the optimizer reads both as they lie in memory
             parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
-        return loss, ObjectiveOutput(*said)
+        return Differentiated(loss, norm, ObjectiveOutput(*said))
 
     def _gradients(self, values: list[Tensor], raw: Tensor, y: Tensor | None, step: Step, share: Tensor) -> Any:
-        """Return (gradients, (loss, what the objective says)) at the parameters' ``values``."""
+        """Return the gradients at the parameters' ``values``, the loss, the norm, and what the objective says."""
         x = self.preprocessing(raw)
 
         def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
             output = self._said(dict(zip(self._names, values, strict=True)), x, y, step)
             return _loss(output, share), (dict(output.losses), dict(output.values))
 
-        return grad_and_value(loss_of, has_aux=True)(values)
+        gradients, (loss, said) = grad_and_value(loss_of, has_aux=True)(values)
+        return gradients, loss, nn.utils.get_total_norm(gradients), said
 
     def _compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
         if self._compiled is None:
@@ -252,6 +262,11 @@ class Engine:
                 torch.cuda.synchronize(self.runtime.device)
             times.append(time.perf_counter() - begin)
         return min(times)
+
+
+def total_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the norm of the gradients of all ``parameters`` together, ()."""
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def _remembers(module: nn.Module) -> bool:

@@ -26,12 +26,12 @@ class Totals:
     """What all processes together found in a step.
 
     Args:
-        loss: of the whole batch, nats.
+        loss: of the whole batch, nats, ().
         sums: name -> the sum over the batch of each reported value.
         signal: the number of the signal that one of them got, or None.
     """
 
-    loss: float
+    loss: Tensor
     sums: dict[str, Tensor]
     signal: int | None
 
@@ -74,17 +74,17 @@ class Gradients:
                 view.copy_(parameter.grad)
         tail.copy_(torch.cat([loss.detach().reshape(1).to(tail), tail.new_tensor(head), *_rows(sums, tail)]))
         self.processes.sum(flat)
-        total, *numbers = tail.tolist()
+        numbers = tail[1:].tolist()
         signals, anywhere = numbers[: len(SIGNALS)], numbers[len(SIGNALS) : len(head)]
         for view, parameter, somewhere in zip(views, self.parameters, anywhere, strict=True):
             if somewhere:
                 if parameter.grad is None:
                     parameter.grad = torch.empty_like(parameter)
                 parameter.grad.copy_(view)
-        reported = tail[1 + len(head) :].to(torch.float64, copy=True)  # the next step writes there
+        reported = tail.to(torch.float64, copy=True)  # the next step writes there
         return Totals(
-            loss=total,
-            sums=dict(zip(values, reported.unbind(), strict=True)),
+            loss=reported[0],
+            sums=dict(zip(values, reported[1 + len(head) :].unbind(), strict=True)),
             signal=next((number for number, got in zip(SIGNALS, signals, strict=True) if got), None),
         )
 

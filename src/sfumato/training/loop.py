@@ -23,7 +23,7 @@ from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
 from sfumato.training.config import TrainingConfig
-from sfumato.training.engine import Engine, Way
+from sfumato.training.engine import Differentiated, Engine, Way, total_norm
 from sfumato.training.gradients import Gradients
 from sfumato.training.guard import Verdict
 from sfumato.training.interruption import Interruption
@@ -236,10 +236,9 @@ class Trainer:
 
         def trial() -> Tensor:
             with self.engine.products():
-                loss, output = self._differentiate(own, self.config.steps, counts / len(indices))
-                found = float(loss), self._norm()
+                loss, norm, output = self._differentiate(own, self.config.steps, counts / len(indices))
             self.state.optimizer.zero_grad()
-            return torch.tensor([*found, *(float(values.mean()) for values in output.values.values())])
+            return torch.stack([loss, norm, *(values.mean() for values in output.values.values())]).double().cpu()
 
         def ahead(per_step: float) -> float:
             return (self.config.steps - self.state.step) * per_step if seconds is None else seconds
@@ -274,17 +273,17 @@ class Trainer:
             own, counts = self.processes.part(indices)
         self._computing, self._batch_mean.counts = True, counts
         with self.engine.products():
-            loss, output = self._differentiate(own, step, counts / len(indices))
+            loss, norm, output = self._differentiate(own, step, counts / len(indices))
             totals = None
             if self._gradients is not None:
                 totals = self._gradients.add_up(loss, _reported(output), counts, self._interruption.signal)
-                self._signal = totals.signal
-            judged, norm = totals.loss if totals else float(loss), self._norm()
+                loss, norm, self._signal = totals.loss, total_norm(state.parameters), totals.signal
+            judged, length = float(loss), float(norm)
         self._computing = False
-        verdict = state.guard.judge(judged, norm)
+        verdict = state.guard.judge(judged, length)
         if verdict == "accept":
-            if 0 < config.clip_norm < norm:
-                nn.utils.clip_grads_with_norm_(state.parameters, config.clip_norm, torch.tensor(norm))
+            if 0 < config.clip_norm < length:
+                nn.utils.clip_grads_with_norm_(state.parameters, config.clip_norm, norm)
             state.optimizer.step()
             self.model.accept_step()  # type: ignore[operator]
             state.average()
@@ -294,11 +293,11 @@ class Trainer:
                 state.accumulate(_reported(output))
         else:
             found = self.processes.gather(self._bad_value(output, own))
-            self._trouble = next((text for text in found if text), f"the gradient's norm was {norm:.3g}")
+            self._trouble = next((text for text in found if text), f"the gradient's norm was {length:.3g}")
         state.optimizer.zero_grad()
         return verdict
 
-    def _differentiate(self, indices: Tensor, step: int, share: float) -> tuple[Tensor, ObjectiveOutput]:
+    def _differentiate(self, indices: Tensor, step: int, share: float) -> Differentiated:
         """Leave the gradients of the loss of examples ``indices``, each with a ``share``, in the parameters."""
         raw, y = self.train.batch(indices)
         device = self.runtime.device
@@ -306,11 +305,6 @@ class Trainer:
         with fixed_noise(seed, device):
             y = None if y is None else y.to(device, non_blocking=True)
             return self.engine.differentiate(raw.to(device, non_blocking=True), y, step, share)
-
-    def _norm(self) -> float:
-        """Return the norm of the gradients."""
-        gradients = [parameter.grad for parameter in self.state.parameters if parameter.grad is not None]
-        return float(nn.utils.get_total_norm(gradients))
 
     def _average_over(self, mean: Callable[[Tensor], Tensor]) -> bool:
         """Let ``mean`` be what parts of the model average a batch with; return whether one of them does."""
