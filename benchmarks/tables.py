@@ -169,7 +169,7 @@ def race_row(peer: str, entry: dict[str, Any]) -> str:
         f"{peer}, {entry['engine']}" if "engine" in entry else peer,
         interval(entry["images_per_second"]),
         interval(entry["sfumato_is_times_as_fast"], 2),
-        f"{held_out['mean']:.2f} ± {held_out['standard_deviation']:.2f}",
+        f"{held_out['mean']:.2f}" + (f" ± {held_out['standard_deviation']:.2f}" if held_out["seeds"] > 1 else ""),
         f"{entry['peak_memory_bytes'] / 1e6:,.0f} MB",
         f"{entry['seconds_to_first_step']:.1f} s",
         f"{100 * fraction:.0f} %",
@@ -198,7 +198,7 @@ def race() -> list[str]:
             *(race_row(peer, entry) for peer, entry in part["peers"].items()),
             "",
             f"{part['rounds']} rounds of {part['epochs_per_turn']} x {part['images_per_epoch']:,} images; scored after "
-            f"{part['epochs_before_the_score']} epochs, {seeds} seeds; {machine['processor']}, {machine['threads']} "
+            f"{part['epochs_before_the_score']} epochs, {seeds} seed{'s' * (seeds > 1)}; {machine['processor']}, {machine['threads']} "
             f"threads; matrix products in billion operations a second: {', '.join(peaks)}.",
             "",
         ]
