@@ -198,7 +198,8 @@ def race() -> list[str]:
             *(race_row(peer, entry) for peer, entry in part["peers"].items()),
             "",
             f"{part['rounds']} rounds of {part['epochs_per_turn']} x {part['images_per_epoch']:,} images; scored after "
-            f"{part['epochs_before_the_score']} epochs, {seeds} seed{'s' * (seeds > 1)}; {machine['processor']}, {machine['threads']} "
+            f"{part['epochs_before_the_score']} epochs, {seeds} seed{'s' * (seeds > 1)}; "
+            f"{machine['processor']}, {machine['threads']} "
             f"threads; matrix products in billion operations a second: {', '.join(peaks)}.",
             "",
         ]
