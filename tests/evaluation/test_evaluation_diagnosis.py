@@ -345,6 +345,21 @@ def test_a_mismatch_is_as_bad_as_its_samples(
     assert (found["prior mismatch"].severity if "prior mismatch" in found else None) == severity
 
 
+@pytest.mark.parametrize(("gap", "found"), [(1.5, False), (3.0, True)])
+def test_learning_by_heart_is_a_share_of_the_elbo(gap: float, found: bool, in_health: Symptoms) -> None:
+    assert in_health.measured is not None
+    numbers = {"elbo": -100.0, "train_elbo": -100.0 + gap}  # 2 % of it, and far more than chance
+    estimates = {name: Estimate(value, 0.1, 300, "nats") for name, value in numbers.items()}
+    assert ("overfitting" in found_in(replace(in_health, measured=replace(in_health.measured, **estimates)))) == found
+
+
+@pytest.mark.parametrize(("worth", "found"), [(0.01, True), (0.5, False)])
+def test_a_z_that_is_worth_half_a_nat_has_not_collapsed(worth: float, found: bool, in_health: Symptoms) -> None:
+    assert in_health.measured is not None
+    measured = replace(in_health.measured, use_of_z=Estimate(worth, 0.001, 300, "nats"))
+    assert ("posterior collapse" in found_in(replace(in_health, measured=measured))) == found
+
+
 def test_a_rate_that_is_too_high_makes_the_model_worse_than_a_fresh_one() -> None:
     patient = train(steps=60, learning_rate=30.0, schedule=Constant(), patience=0)
     finding = patient.findings()["learning rate too high"]
