@@ -149,7 +149,7 @@ def test_temperature_zero_gives_the_mean_and_temperature_the_spread() -> None:
     model = vae()
     mean = model.expectation(model.decode(torch.zeros(1, 2)))
     assert torch.equal(model.sample(3, temperature=0.0), mean.expand(3, *SHAPE))
-    prior = models.vae.tempered(StandardNormal(2)(), 0.5)
+    prior = models.model.tempered(StandardNormal(2)(), 0.5)
     torch.testing.assert_close(prior.stddev, torch.full((2,), 0.5))
     torch.testing.assert_close(prior.mean, torch.zeros(2))
     for wrong in (-0.1, math.nan):
@@ -210,14 +210,14 @@ def test_spherical_keeps_the_radius_and_meets_both_ends() -> None:
     z0, z1 = numbers(3, 4, dtype=torch.float32), numbers(3, 4, dtype=torch.float32, seed=2)
     z0, z1 = (z / z.norm(dim=-1, keepdim=True) for z in (z0, z1))
     for weight in (0.0, 0.25, 0.5, 1.0):
-        point = models.vae.spherical(z0, z1, torch.tensor(weight))
+        point = models.model.spherical(z0, z1, torch.tensor(weight))
         torch.testing.assert_close(point.norm(dim=-1), torch.ones(3))
-    assert torch.equal(models.vae.spherical(z0, z1, torch.tensor(0.0)), z0)
-    assert torch.equal(models.vae.spherical(z0, z1, torch.tensor(1.0)), z1)
+    assert torch.equal(models.model.spherical(z0, z1, torch.tensor(0.0)), z0)
+    assert torch.equal(models.model.spherical(z0, z1, torch.tensor(1.0)), z1)
     for parallel in (z0, 3 * z0, -z0):
-        middle = models.vae.spherical(z0, parallel, torch.tensor(0.5))
+        middle = models.model.spherical(z0, parallel, torch.tensor(0.5))
         torch.testing.assert_close(middle, (z0 + parallel) / 2, atol=2e-4, rtol=0)
-    assert torch.isfinite(models.vae.spherical(z0, 0 * z0, torch.tensor(0.5))).all()
+    assert torch.isfinite(models.model.spherical(z0, 0 * z0, torch.tensor(0.5))).all()
 
 
 def test_reconstruct_takes_the_mean_of_the_posterior() -> None:

@@ -39,7 +39,7 @@ from sfumato.distributions import LabelledMixture
 from sfumato.evaluation.estimate import Estimate, finite, mean_estimate
 from sfumato.evaluation.latents import find_latents
 from sfumato.evaluation.passes import Tell
-from sfumato.models import VAE
+from sfumato.models import Model
 
 POINTS = 1_000
 BLOCK_NUMBERS = 2_000_000
@@ -143,7 +143,7 @@ class Aggregate:
 
 
 def find_aggregate(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: nn.Module,
     *,

@@ -47,7 +47,7 @@ from sfumato.core.numerics import fixed_noise, logmeanexp, seed_for
 from sfumato.core.spec import Size, checked
 from sfumato.evaluation.bounds import every_class, log_class_weights
 from sfumato.evaluation.measuring import measuring
-from sfumato.models import VAE
+from sfumato.models import Model
 
 STREAM = 0x616E6E65616C  # "anneal": keeps these random numbers apart from others with the same seed
 BLOCK_NUMBERS = {"cpu": 400_000}  # what fits the cache of a core; other devices want more at once
@@ -137,7 +137,7 @@ def sigmoid_schedule(temperatures: int) -> Float64[Tensor, " steps"]:
 
 
 def annealed_bound(
-    model: VAE,
+    model: Model,
     x: Tensor,
     settings: Annealing | None = None,
     *,
@@ -162,7 +162,7 @@ def annealed_bound(
 
 
 def annealed_chains(
-    model: VAE,
+    model: Model,
     x: Tensor,
     settings: Annealing | None = None,
     *,
@@ -176,7 +176,7 @@ def annealed_chains(
 
 
 def sandwich(
-    model: VAE,
+    model: Model,
     n: int,
     settings: Annealing | None = None,
     *,
@@ -223,7 +223,7 @@ def sandwich(
         )
 
 
-def simulate(model: VAE, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Int[Tensor, " n"] | None]:
+def simulate(model: Model, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Int[Tensor, " n"] | None]:
     """Return ``n`` draws of x, the z that made each, an exact draw of p(z | x), and the class that the decoder saw.
 
     Args:
@@ -299,7 +299,7 @@ class _Part(NamedTuple):
 class _Path:
     """The densities b and r of a batch."""
 
-    def __init__(self, model: VAE, x: Tensor, y: Tensor | None, settings: Annealing, block: int | None) -> None:
+    def __init__(self, model: Model, x: Tensor, y: Tensor | None, settings: Annealing, block: int | None) -> None:
         self.model, self.x, self.batch = model, x, x.shape[0]
         self.from_prior = settings.start == "prior"
         self.base = self._base(x, y)
@@ -351,7 +351,7 @@ class _Run(NamedTuple):
 
 
 def _forwards(
-    model: VAE, x: Tensor, settings: Annealing, seed: int, block: int | None, tick: Tick | None
+    model: Model, x: Tensor, settings: Annealing, seed: int, block: int | None, tick: Tick | None
 ) -> list[_Run]:
     """Return the forward chains of every class that the decoder sees, or of no class in particular."""
     labels: list[Tensor | None] = [None]
@@ -367,13 +367,13 @@ def _forwards(
     return runs
 
 
-def _joint(model: VAE, runs: list[_Run]) -> Float64[Tensor, "chains batch classes"]:
+def _joint(model: Model, runs: list[_Run]) -> Float64[Tensor, "chains batch classes"]:
     """Return log p(y) + log w_y of every chain."""
     weights = torch.stack([run.chains.log_weights for run in runs], -1)
     return weights if len(runs) == 1 else weights + log_class_weights(model).double()
 
 
-def _summed(model: VAE, runs: list[_Run]) -> Chains:
+def _summed(model: Model, runs: list[_Run]) -> Chains:
     """Return the chains with sum_y p(y) w_y as their weight."""
     acceptance = torch.stack([run.chains.acceptance for run in runs]).mean(0)
     return Chains(_joint(model, runs).logsumexp(-1), acceptance)

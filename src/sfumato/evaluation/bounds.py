@@ -27,7 +27,7 @@ from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.terms import Level, Terms
 from sfumato.distributions import LabelledMixture
 from sfumato.evaluation.measuring import measuring
-from sfumato.models import VAE
+from sfumato.models import Model
 from sfumato.objectives.values import kl_of, reported
 
 DRAWN_ROWS = 4_000
@@ -36,7 +36,7 @@ STREAM = 0x626F756E64  # "bound": keeps these random numbers apart from others w
 
 
 def elbo_terms(
-    model: VAE, x: Tensor, y: Int[Tensor, " batch"] | None = None, *, samples: int = 1, seed: int = 0
+    model: Model, x: Tensor, y: Int[Tensor, " batch"] | None = None, *, samples: int = 1, seed: int = 0
 ) -> dict[str, Float[Tensor, " batch"]]:
     """Return what every objective reports, for each example: see :func:`~sfumato.objectives.values.reported`.
 
@@ -53,7 +53,7 @@ def elbo_terms(
 
 
 def importance_bound(
-    model: VAE,
+    model: Model,
     x: Tensor,
     y: Int[Tensor, " batch"] | None = None,
     *,
@@ -84,7 +84,7 @@ def importance_bound(
 
 
 def evidence_bound(
-    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+    model: Model, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
 ) -> Float64[Tensor, " batch"]:
     """Return the bound on log p(x) of unlabelled ``x``, nats, (batch,).
 
@@ -105,7 +105,7 @@ def evidence_bound(
 
 
 def class_bounds(
-    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+    model: Model, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
 ) -> Float64[Tensor, "batch classes"]:
     """Return the bound on log p(x | y) for every class y, nats.
 
@@ -131,16 +131,14 @@ def class_bounds(
     with measuring(model):
         for terms in weighted_draws(model, x, None, samples=samples, seed=seed, block=block):
             assert terms.log_posterior is not None
-            (level,) = terms.levels
-            assert isinstance(level.prior, LabelledMixture)
-            shared = terms.log_likelihood - terms.log_posterior
-            total = add_log(total, shared.unsqueeze(-1) + level.prior.log_components(level.z))
+            shared = (terms.log_likelihood - terms.log_posterior).unsqueeze(-1)
+            total = add_log(total, shared + sum(_log_prior_of_classes(level) for level in terms.levels))
     assert total is not None
     return total - math.log(samples)
 
 
 def weighted_draws(
-    model: VAE, x: Tensor, y: Tensor | None, *, samples: int, seed: int, block: int | None = None
+    model: Model, x: Tensor, y: Tensor | None, *, samples: int, seed: int, block: int | None = None
 ) -> Iterator[Terms]:
     """Yield terms whose samples add up to exactly ``samples``; the encoder runs once.
 
@@ -157,20 +155,28 @@ def weighted_draws(
     """
     if samples < 1:
         raise UserError(f"the number of samples K must be 1 or more; got {samples}.")
-    posterior, prior = model.posterior(x, y), model.prior(y)
-    if not has_density(posterior):
-        raise UserError(
-            f"{type(model.posterior).__name__} is a point mass: without a density q(z | x) there is no bound on the "
-            "evidence. Train with DiagonalGaussian to have one."
-        )
+    inference = model.infer(x, y)
     batch = max(1, x.shape[0])
     rows = block or BLOCK_NUMBERS // math.prod(model.decoder.out_shape)
     together, drawn = max(1, rows // batch), max(1, DRAWN_ROWS // batch)
     for number, start in enumerate(range(0, samples, drawn)):
         with fixed_noise(seed_for(STREAM, seed, number), x.device):
-            draws = posterior.rsample((min(drawn, samples - start),))
-        for z in draws.split(together):
-            yield Terms(x, y, (Level(z, posterior, prior),), model.likelihood(model.decoder(z, y)))
+            draws = inference.draw(min(drawn, samples - start))
+        for part in torch.split(draws, together):
+            terms = inference.terms(part)
+            if not all(has_density(level.posterior) for level in terms.levels):
+                raise UserError(
+                    f"{type(model.posterior).__name__} is a point mass: without a density q(z | x) there is no bound "
+                    "on the evidence. Train with DiagonalGaussian to have one."
+                )
+            yield terms
+
+
+def _log_prior_of_classes(level: Level) -> Float[Tensor, "samples batch classes"]:
+    """Return log p(z_l | ..., y) for every class y; a level whose prior knows no classes says the same for all."""
+    if isinstance(level.prior, LabelledMixture):
+        return level.prior.log_components(level.z)
+    return level.prior.log_prob(level.z).unsqueeze(-1)
 
 
 def add_log(total: Tensor | None, values: Float[Tensor, "samples ..."]) -> Tensor:
@@ -179,7 +185,7 @@ def add_log(total: Tensor | None, values: Float[Tensor, "samples ..."]) -> Tenso
     return block if total is None else torch.logaddexp(total, block)
 
 
-def every_class(model: VAE, x: Tensor) -> list[Int[Tensor, " batch"]]:
+def every_class(model: Model, x: Tensor) -> list[Int[Tensor, " batch"]]:
     """Return the labels that give every class in turn to a whole batch: all 0, all 1, ...; empty without classes.
 
     Args:
@@ -189,7 +195,7 @@ def every_class(model: VAE, x: Tensor) -> list[Int[Tensor, " batch"]]:
     return [torch.full((len(x),), number, device=x.device) for number in range(model.num_classes)]
 
 
-def log_class_weights(model: VAE) -> Float[Tensor, " classes"]:
+def log_class_weights(model: Model) -> Float[Tensor, " classes"]:
     """Return log p(y), nats: the frequencies of the prior, or equal ones where the prior has none."""
     weights = getattr(model.prior, "log_frequencies", None)
     if isinstance(weights, Tensor):

@@ -36,7 +36,7 @@ from sfumato.evaluation.evaluation import Evaluation
 from sfumato.evaluation.gap import knows_labels
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
-from sfumato.models import VAE
+from sfumato.models import Model
 
 LEVELS = (0.5, 0.8, 0.95)
 BINS = 10
@@ -215,7 +215,7 @@ def rate_distortion(evaluation: Evaluation) -> RateDistortion:
 
 
 def calibration(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: nn.Module,
     *,
@@ -250,7 +250,7 @@ def calibration(
 
 
 def predictive_checks(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: Preprocessing,
     *,

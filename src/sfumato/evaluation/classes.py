@@ -17,7 +17,7 @@ from sfumato.evaluation.bounds import class_bounds, log_class_weights
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Tell, batches
-from sfumato.models import VAE
+from sfumato.models import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def accuracy(truth: Int64[Tensor, " n"], predicted: Int64[Tensor, " n"], num_cla
 
 
 def class_posterior(
-    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+    model: Model, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
 ) -> Float64[Tensor, "batch classes"]:
     """Return log p(y | x) by Bayes' rule, nats. Arguments and errors as :func:`~.bounds.class_bounds`."""
     joint = class_bounds(model, x, samples=samples, seed=seed, block=block) + log_class_weights(model).double()
@@ -65,7 +65,7 @@ def class_posterior(
 
 
 def bayes_accuracy(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: nn.Module,
     *,

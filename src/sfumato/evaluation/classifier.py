@@ -24,7 +24,7 @@ from sfumato.evaluation.classes import Accuracy, accuracy
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
 from sfumato.likelihoods import Bernoulli
-from sfumato.models import VAE
+from sfumato.models import Model
 
 STEPS = 1_200
 EPOCHS = 30
@@ -175,7 +175,7 @@ def judge_accuracy(judge: Judge, examples: Examples, preprocessing: nn.Module, *
 
 
 def generation_accuracy(
-    model: VAE, judge: Judge, *, per_class: int = 1_000, seed: int = 0, draw: bool | None = None
+    model: Model, judge: Judge, *, per_class: int = 1_000, seed: int = 0, draw: bool | None = None
 ) -> Accuracy:
     """Return how often the judge gives the class that the model was asked for.
 

@@ -30,7 +30,7 @@ from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Batch, Tell, batches
 from sfumato.evaluation.units import bits_per_dim, raw_log_density
 from sfumato.likelihoods import Bernoulli
-from sfumato.models import VAE
+from sfumato.models import Model
 
 FORMAT_VERSION = 1
 
@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     dataset: Dataset,
     *,
@@ -184,7 +184,7 @@ class _Measured:
     """The numbers of each example, collected batch by batch."""
 
     def __init__(
-        self, model: VAE, preprocessing: Preprocessing, labelled: bool, samples: int | None, elbo_samples: int
+        self, model: Model, preprocessing: Preprocessing, labelled: bool, samples: int | None, elbo_samples: int
     ) -> None:
         self.model, self.preprocessing, self.labelled = model, preprocessing, labelled
         self.samples, self.elbo_samples = samples, elbo_samples

@@ -35,7 +35,7 @@ from sfumato.evaluation.bounds import add_log, every_class, log_class_weights, w
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
-from sfumato.models import VAE
+from sfumato.models import Model
 
 CURVE = (1, 10, 100, 1_000, 5_000)
 SAMPLES = 5_000
@@ -147,7 +147,7 @@ class Evidence:
 
 
 def find_evidence(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     dataset: Dataset,
     *,
@@ -228,7 +228,7 @@ def find_evidence(
 
 
 def importance_curve(
-    model: VAE, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
+    model: Model, x: Tensor, *, samples: int, seed: int = 0, block: int | None = None
 ) -> ImportanceCurve:
     """Return L_k of unlabelled ``x`` for k = 1, 10, 100, 1000, 5000 below K, and for K, from K draws of each example.
 
@@ -255,7 +255,7 @@ def importance_curve(
 
 
 def log_weights(
-    model: VAE, x: Tensor, *, samples: int, seed: int, block: int | None = None
+    model: Model, x: Tensor, *, samples: int, seed: int, block: int | None = None
 ) -> Iterator[Float64[Tensor, "draws batch"]]:
     """Yield log W_k of unlabelled ``x``, nats, some draws at a time; each W_k is an unbiased estimate of p(x).
 
@@ -309,7 +309,7 @@ class _Groups:
 
 
 def _anneal(
-    model: VAE,
+    model: Model,
     x: Tensor,
     importance: Tensor | None,
     settings: Annealing,

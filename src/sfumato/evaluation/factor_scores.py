@@ -41,7 +41,7 @@ from sfumato.evaluation.disentanglement import (
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES as TOGETHER
 from sfumato.evaluation.passes import Tell
-from sfumato.models import VAE
+from sfumato.models import Model
 
 FORMAT_VERSION = 1
 
@@ -123,7 +123,7 @@ class Disentanglement:
 
 
 def disentanglement(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     grid: Grid,
     *,
@@ -190,7 +190,7 @@ class _Encoded:
     """Factor classes to posterior means; every example of the grid is drawn and encoded at most once."""
 
     def __init__(
-        self, model: VAE, preprocessing: Preprocessing, grid: Grid, chosen: list[int], device: torch.device
+        self, model: Model, preprocessing: Preprocessing, grid: Grid, chosen: list[int], device: torch.device
     ) -> None:
         self.model, self.preprocessing, self.grid, self.chosen = model, preprocessing, grid, chosen
         self.device = device

@@ -33,7 +33,7 @@ from sfumato.evaluation.features import STREAM, Extractor, choose, default_extra
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
 from sfumato.likelihoods import Bernoulli
-from sfumato.models import VAE
+from sfumato.models import Model
 
 FORMAT_VERSION = 1
 MOST = 10_000
@@ -121,7 +121,7 @@ class Fidelity:
 
 
 def fidelity(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     dataset: Dataset,
     *,
@@ -233,7 +233,7 @@ def features_of(
 
 
 def generated_features(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     extractor: Extractor,
     n: int,

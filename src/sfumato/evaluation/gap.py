@@ -34,7 +34,7 @@ from sfumato.evaluation.bounds import importance_bound, weighted_draws
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Tell, batches
-from sfumato.models import VAE
+from sfumato.models import VAE, Model
 
 STREAM = 0x676170  # "gap": keeps these random numbers apart from others with the same seed
 FRESH = 1
@@ -73,7 +73,7 @@ class Refinement:
         steps: gradient steps that each example took.
     """
 
-    model: VAE
+    model: Model
     converged: Bool[Tensor, " batch"]
     steps: Int[Tensor, " batch"]
 
@@ -145,7 +145,7 @@ class Gap:
 
 
 def find_gap(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: nn.Module,
     *,
@@ -202,7 +202,7 @@ def find_gap(
     )
 
 
-def knows_labels(model: VAE, examples: Examples) -> bool:
+def knows_labels(model: Model, examples: Examples) -> bool:
     """Return whether a model with classes can be told those of all ``examples``.
 
     Raises:
@@ -218,7 +218,7 @@ def knows_labels(model: VAE, examples: Examples) -> bool:
 
 
 def gaps(
-    model: VAE,
+    model: Model,
     x: Tensor,
     y: Int[Tensor, " batch"] | None = None,
     *,
@@ -253,7 +253,7 @@ def gaps(
 
 
 def sampled_elbo(
-    model: VAE, x: Tensor, y: Int[Tensor, " batch"] | None = None, *, samples: int, seed: int = 0
+    model: Model, x: Tensor, y: Int[Tensor, " batch"] | None = None, *, samples: int, seed: int = 0
 ) -> Float64[Tensor, " batch"]:
     """Return the mean log-weight E_q[log p(x | z) + log p(z) - log q(z | x)] of each example, nats.
 
@@ -279,7 +279,7 @@ def sampled_elbo(
 
 
 def refine(
-    model: VAE,
+    model: Model,
     x: Tensor,
     y: Int[Tensor, " batch"] | None = None,
     *,
@@ -341,7 +341,7 @@ def refine(
 
 
 def _ascend(
-    model: VAE,
+    model: Model,
     x: Tensor,
     y: Tensor | None,
     mean: Tensor,
@@ -367,7 +367,7 @@ def _ascend(
 
 
 def _log_weights(
-    model: VAE, x: Tensor, y: Tensor | None, mean: Tensor, log_variance: Tensor, noise: Tensor
+    model: Model, x: Tensor, y: Tensor | None, mean: Tensor, log_variance: Tensor, noise: Tensor
 ) -> Float[Tensor, "samples batch"]:
     """Return log p(x, z) - log q(z | x), nats, with gradients along z alone: those of q's density are 0 on average."""
     z = mean + (0.5 * log_variance).exp() * noise

@@ -19,7 +19,7 @@ from sfumato.core.gaussians import as_normal, kl_parts
 from sfumato.data import Examples
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Tell, batches
-from sfumato.models import VAE
+from sfumato.models import Model
 
 ACTIVE = 0.01
 
@@ -83,7 +83,7 @@ class Latents:
 
 
 def find_latents(
-    model: VAE,
+    model: Model,
     examples: Examples,
     preprocessing: nn.Module,
     *,
@@ -130,7 +130,7 @@ def find_latents(
     )
 
 
-def quick_look(model: VAE, examples: Examples, preprocessing: nn.Module, seed: int = 0) -> dict[str, Any]:
+def quick_look(model: Model, examples: Examples, preprocessing: nn.Module, seed: int = 0) -> dict[str, Any]:
     """Return what a training run logs about its posteriors, from one pass of the encoder, ready for json.
 
     Returns:

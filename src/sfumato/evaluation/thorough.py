@@ -29,7 +29,7 @@ from sfumato.evaluation.features import Extractor, judge_features
 from sfumato.evaluation.fidelity import fidelity
 from sfumato.evaluation.gap import find_gap
 from sfumato.evaluation.passes import Tell
-from sfumato.models import VAE
+from sfumato.models import Model
 
 PARTS = (
     "bounds",
@@ -44,7 +44,7 @@ PARTS = (
 
 
 def measure_thoroughly(
-    model: VAE,
+    model: Model,
     preprocessing: Preprocessing,
     dataset: Dataset,
     evaluation: Evaluation,

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Name, register
 from sfumato.data import Preprocessing
-from sfumato.models.vae import VAE, Noise
+from sfumato.models.model import Model, Noise, Temperature
 
 Data = TypeVar("Data", Tensor, NDArray[Any])
 
@@ -22,12 +22,12 @@ Data = TypeVar("Data", Tensor, NDArray[Any])
 @final
 @register("packaged")
 class PackagedModel(nn.Module):
-    """A VAE on raw data: what a model folder holds and ``sfumato.load`` returns.
+    """A model on raw data: what a model folder holds and ``sfumato.load`` returns.
 
     Raw data are what the user has: uint8 images, numbers in their own units. numpy in, numpy out; torch in, torch out.
 
     Args:
-        model: the VAE.
+        model: a VAE, or any other model of this room.
         preprocessing: raw data to the model's input.
         class_names: one name for each class, in the order of the class numbers.
 
@@ -36,6 +36,7 @@ class PackagedModel(nn.Module):
 
     >>> from sfumato.data import Levels
     >>> from sfumato.likelihoods import DiscretizedLogistic
+    >>> from sfumato.models import VAE
     >>> from sfumato.networks import MLP
     >>> from sfumato.posteriors import DiagonalGaussian
     >>> from sfumato.priors import StandardNormal
@@ -49,7 +50,7 @@ class PackagedModel(nn.Module):
     torch.uint8
     """
 
-    def __init__(self, model: VAE, preprocessing: Preprocessing, class_names: tuple[Name, ...] = ()) -> None:
+    def __init__(self, model: Model, preprocessing: Preprocessing, class_names: tuple[Name, ...] = ()) -> None:
         super().__init__()
         self.model, self.preprocessing, self.class_names = model, preprocessing, tuple(class_names)
 
@@ -95,12 +96,12 @@ class PackagedModel(nn.Module):
         self,
         n: int,
         label: str | int | Sequence[int] | None = None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         *,
         draw: bool = False,
         generator: Noise = None,
     ) -> Tensor:
-        """Generate ``n`` examples in raw units, of one class by name or number if asked; see :meth:`VAE.sample`."""
+        """Generate ``n`` examples in raw units, of one class by name or number if asked; see :meth:`Model.sample`."""
         y = torch.tensor(label) if isinstance(label, list | tuple) else self.label(label)  # type: ignore[arg-type]
         return self.preprocessing.inverse(self.model.sample(n, y, temperature, draw=draw, generator=generator))
 

@@ -23,7 +23,7 @@ from sfumato.data import (
     decided,
     inspect_dataset,
 )
-from sfumato.models import VAE
+from sfumato.models import Model
 from sfumato.objectives import ELBO
 from sfumato.recipes.networks import RECIPES
 from sfumato.recipes.vae import Condition, build_vae
@@ -94,7 +94,7 @@ class Run:
         decisions: what was chosen, and why.
     """
 
-    model: VAE
+    model: Model
     objective: Objective
     preprocessing: Preprocessing
     config: TrainingConfig
@@ -144,10 +144,10 @@ def foresee(dataset: Dataset, options: Options) -> tuple[Inspection, list[Decisi
     return facts, decisions
 
 
-def fresh_model(tree: Mapping[str, Any], seed: int) -> VAE:
+def fresh_model(tree: Mapping[str, Any], seed: int) -> Model:
     """Return the model that ``tree`` describes, its weights a function of ``seed``."""
     with fixed_noise(seed_for(WEIGHTS, seed)):
-        model: VAE = from_spec(tree, "model", "model")
+        model: Model = from_spec(tree, "model", "model")
     return model
 
 

@@ -20,7 +20,7 @@ from sfumato.core.numerics import fixed_noise
 from sfumato.data import Dataset, InMemory
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
-from sfumato.models import VAE
+from sfumato.models import Model
 from sfumato.models.packaged import PackagedModel
 from sfumato.report import figures, pictures
 from sfumato.report.numbers import class_name
@@ -57,8 +57,8 @@ class View:
     error: Float[NDArray[Any], " n"]
 
     @property
-    def model(self) -> VAE:
-        """The VAE."""
+    def model(self) -> Model:
+        """The model without preprocessing."""
         return self.packaged.model
 
     @property

@@ -18,7 +18,7 @@ from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
-from sfumato.models import VAE, PackagedModel
+from sfumato.models import Model, PackagedModel
 from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
@@ -180,7 +180,7 @@ def configured(run: Run, config: Mapping[str, Any]) -> Run:
     if not trees:
         return run
     training = from_spec(trees["training"], "training", "training") if "training" in trees else run.config
-    model: VAE = fresh_model(trees.get("model", to_spec(run.model)), training.seed)
+    model: Model = fresh_model(trees.get("model", to_spec(run.model)), training.seed)
     objective = from_spec(trees["objective"], "objective", "objective") if "objective" in trees else run.objective
     preprocessing = fitted(trees["preprocessing"], run.dataset) if "preprocessing" in trees else run.preprocessing
     if model.likelihood.shape != run.dataset.shape:

@@ -33,7 +33,7 @@ from sfumato.core.gaussians import as_normal, independent_normal
 from sfumato.core.numerics import fixed_noise
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.latents import Latents
-from sfumato.models import VAE
+from sfumato.models import Model
 
 LEARNING_STEPS = 150
 FEWEST = 40  # examples for a share
@@ -45,7 +45,7 @@ WIDEST = 512  # dimensions up to which r has full covariances, and is fitted
 SMALLEST = 1e-4  # added to all variances of r, as a part of that of all codes
 
 
-def prior_against_posterior(model: VAE, x: Tensor, y: Tensor | None, x_new: Tensor, seed: int) -> dict[str, Any]:
+def prior_against_posterior(model: Model, x: Tensor, y: Tensor | None, x_new: Tensor, seed: int) -> dict[str, Any]:
     """Compare z of the prior with z of the aggregate posterior, as they are and decoded.
 
     Args:
@@ -71,7 +71,7 @@ def prior_against_posterior(model: VAE, x: Tensor, y: Tensor | None, x_new: Tens
         return found
 
 
-def gap_to_prior(model: VAE, learn: Latents, test: Latents, seed: int) -> dict[str, Estimate]:
+def gap_to_prior(model: Model, learn: Latents, test: Latents, seed: int) -> dict[str, Estimate]:
     """Return the rate, and the least that q(z) is away from where samples begin: ``rate`` and ``prior_gap``, nats.
 
     Args:

@@ -34,7 +34,7 @@ from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import batches
 from sfumato.likelihoods import Bernoulli, Gaussian
 from sfumato.likelihoods.gaussian import LOG_VARIANCE_BOUNDS
-from sfumato.models import VAE
+from sfumato.models import Model
 
 MOST = 1_000
 CODES = 4  # times as many training examples are only encoded
@@ -185,7 +185,9 @@ class Symptoms:
     measured: Measured | None = None
 
 
-def measure(model: VAE, preprocessing: Preprocessing, dataset: Dataset, *, seed: int = 0, most: int = MOST) -> Measured:
+def measure(
+    model: Model, preprocessing: Preprocessing, dataset: Dataset, *, seed: int = 0, most: int = MOST
+) -> Measured:
     """Measure the symptoms of ``model`` on at most ``most`` training and validation examples, in float32 or better.
 
     Args:
@@ -232,7 +234,7 @@ def some(examples: InMemory, most: int) -> InMemory:
 
 
 def _pass(
-    model: VAE, examples: Examples, preprocessing: nn.Module, device: torch.device, seed: int
+    model: Model, examples: Examples, preprocessing: nn.Module, device: torch.device, seed: int
 ) -> tuple[dict[str, Any], Tensor, Tensor | None]:
     """Return what is measured example by example, and all preprocessed x and y."""
     columns: dict[str, list[Tensor]] = {}
@@ -258,7 +260,7 @@ def _pass(
     return found, torch.cat(xs), torch.cat(ys) if ys else None
 
 
-def of_batch(model: VAE, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Tensor]:
+def of_batch(model: Model, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Tensor]:
     """Return name -> (batch,)."""
     posterior = model.posterior(x, y)
     found: dict[str, Tensor] = {}
@@ -306,7 +308,7 @@ def _shift(x: Tensor, x_new: Tensor, seed: int) -> Estimate:
 
 
 def noise_cost(
-    model: VAE, x: Tensor, y: Tensor | None, z: Float[Tensor, "1 batch latent"], mean: Float[Tensor, "batch latent"]
+    model: Model, x: Tensor, y: Tensor | None, z: Float[Tensor, "1 batch latent"], mean: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
     """Return (z - mu) . grad_z(-log p(x | z)) of each example, nats: the left side of the balance."""
     with torch.enable_grad():
@@ -315,7 +317,7 @@ def noise_cost(
     return ((z - mean).detach() * gradient)[0].flatten(1).sum(1)
 
 
-def _moves(model: VAE, seed: int) -> float:
+def _moves(model: Model, seed: int) -> float:
     """Return how far samples move when only their label changes; 1 is as far as from one sample to another."""
     n, device = 128, next(model.parameters()).device
     y = torch.arange(n, device=device) % model.num_classes
