@@ -13,9 +13,9 @@ from process_helpers import Team, distance, exact_trainer, numbers, together
 from training_helpers import At, Crash, Hears, everything, trainer
 
 from sfumato.core.errors import SfumatoError, UserError
+from sfumato.core.processes import Differs, Heard, Lost, Processes
 from sfumato.training import Trainer, validation
 from sfumato.training.engine import Engine
-from sfumato.training.processes import Differs, Heard, Lost, Processes
 
 NAN = float("nan")
 SHORT = {"steps": 24, "log_every": 2, "evaluate_every": 12, "checkpoint_every": 6}

@@ -19,7 +19,7 @@ def as_one(work: Callable[[bool], int]) -> int:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return work(True)
-    from sfumato.training.processes import Differs, Heard, Lost
+    from sfumato.core.processes import Differs, Heard, Lost
     from sfumato.training.runtime import close_processes
 
     first = int(os.environ.get("RANK", "0")) == 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.training.processes import Processes
+from sfumato.core.processes import Processes
 
 SIGNALS = (2, 15)  # SIGINT, SIGTERM
 

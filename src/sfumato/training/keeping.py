@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.core.errors import SfumatoError
+from sfumato.core.processes import Processes
 from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder, finite
 from sfumato.io.tensors import pack, unpack
 from sfumato.training.listener import Listener
-from sfumato.training.processes import Processes
 from sfumato.training.state import BEST, TensorTree, TrainingState, best_weights
 
 

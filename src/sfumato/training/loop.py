@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sfumato.core.errors import Diverged, UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.processes import BatchMean, Differs, Lost
 from sfumato.core.spec import fingerprint
 from sfumato.data import Examples, Order, Prefetched
 from sfumato.io.checkpoints import Checkpoint
@@ -30,7 +31,6 @@ from sfumato.training.interruption import Interruption
 from sfumato.training.keeping import Good, Keeper, shared
 from sfumato.training.listener import Listener
 from sfumato.training.outcome import Outcome
-from sfumato.training.processes import BatchMean, Differs, Lost
 from sfumato.training.runtime import open_runtime
 from sfumato.training.state import TrainingState
 from sfumato.training.validation import validate

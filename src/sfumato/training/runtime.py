@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from sfumato.training.processes import Processes, lost
+from sfumato.core.processes import Processes, lost
 
 TIMEOUT = timedelta(minutes=30)  # of processes that wait for one that hangs, or for the report that the first one draws
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from sfumato.core.interfaces import Objective
 from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.processes import Processes
 from sfumato.data import Examples
-from sfumato.training.processes import Processes
 
 BATCH = 500
 STREAM = 0x76616C  # "val"
