@@ -1,4 +1,4 @@
-r"""What every model is: a prior, a posterior, a decoder and a likelihood, over one latent variable of one or more levels.
+r"""What every model is: a prior, a posterior, a decoder and a likelihood, over a latent variable of one or more levels.
 
     p(x, z | y) = p(x | z) p(z | y),   q(z | x),   z = (z_1, ..., z_L)
 
