@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import final
+from typing import Annotated, final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
-from sfumato.core.spec import Shape, Size, Widths, register
+from sfumato.core.spec import Count, Length, Shape, Size, Widths, register
 from sfumato.networks.convolution import ResidualBlock, halved, image_shape
 from sfumato.networks.ladder.paths import BottomUp, Rung, TopDown, as_numbers, shrink_for, started
+
+Counts = Annotated[tuple[Count, ...], Length(256)]
 
 
 def one(channels: int, out: int) -> nn.Module:
@@ -54,7 +57,7 @@ class ConvBottomUp(BottomUp):
     [torch.Size([8]), torch.Size([8, 3, 2]), torch.Size([8, 5, 3])]
     """
 
-    def __init__(self, in_shape: Shape, widths: Widths = (32, 64), levels: Widths = (1, 2), hidden: Size = 32) -> None:
+    def __init__(self, in_shape: Shape, widths: Widths = (32, 64), levels: Counts = (1, 2), hidden: Size = 32) -> None:
         refuse_sizes("ConvBottomUp", widths, levels)
         channels, height, width = image_shape(in_shape, "ConvBottomUp")
         sizes = halved(height, width, len(widths))[1:]
@@ -112,31 +115,27 @@ class ConvTopDown(TopDown):
         latent_dim: Size = 16,
         latent_channels: Size = 4,
         widths: Widths = (32, 64),
-        levels: Widths = (1, 2),
+        levels: Counts = (1, 2),
         hidden: Size = 32,
     ) -> None:
         refuse_sizes("ConvTopDown", widths, levels)
         channels, height, width = image_shape(out_shape, "ConvTopDown")
-        all_sizes = halved(height, width, len(widths))
-        places = [(size, count) for size, count in zip(all_sizes[1:], levels, strict=True) for _ in range(count)][::-1]
-        maps = tuple(size for size, _ in places)
+        sizes = halved(height, width, len(widths))
+        places = [index for index, count in reversed(list(enumerate(levels))) for _ in range(count)]
+        maps = [sizes[index + 1] for index in places]
         super().__init__(
             ((latent_dim,), *((latent_channels, *size) for size in maps)),
             ((2 * hidden,), *((2 * hidden, *size) for size in maps)),
             out_shape,
         )
-        self.sizes, self.start = all_sizes, (widths[-1], *all_sizes[-1])
+        self.sizes, self.start = sizes, (widths[-1], *sizes[-1])
+        self.places = [len(widths) - 1, *places, 0]  # where the top begins, each level lies, and the image is made
         self.top = started(nn.Linear(hidden, 2 * latent_dim), 0.5)
         self.first = started(nn.Linear(latent_dim, 2 * math.prod(self.start)), 1.0)
-        shrink = shrink_for(sum(levels))
-        self.rungs, self.ups = nn.ModuleList(), nn.ModuleDict()
-        number = 0
-        for index in reversed(range(len(widths))):
-            if index < len(widths) - 1:
-                self.ups[str(number + 1)] = near(widths[index + 1], widths[index])  # before this level
-            for _ in range(levels[index]):
-                self.rungs.append(Rung(one, near, widths[index], hidden, latent_channels, shrink))
-                number += 1
+        shrink = shrink_for(len(places))
+        rungs = [Rung(one, near, widths[index], hidden, latent_channels, shrink) for index in places]
+        self.rungs = nn.ModuleList(rungs)
+        self.ups = nn.ModuleList(near(above, below) for below, above in itertools.pairwise(widths))
         self.last = started(near(widths[0], 2 * widths[0]), 1.0)
         self.out = near(widths[0], 4 * channels)
         self.gate = nn.GLU(1)
@@ -144,7 +143,7 @@ class ConvTopDown(TopDown):
     def begin(self, z: Tensor) -> Tensor:
         """Return the smallest map."""
         state: Tensor = self.gate(self.first(z)).reshape(-1, *self.start)
-        return self._grown(1, state)
+        return self._grown(0, state)
 
     def prior(self, level: int, state: Tensor) -> Tensor:
         """Return (rows, 2, channels, height, width)."""
@@ -158,7 +157,7 @@ class ConvTopDown(TopDown):
 
     def merge(self, level: int, state: Tensor, z: Tensor) -> Tensor:
         """Return the next state, at the size of the next level."""
-        return self._grown(level + 1, self.rungs[level - 1].merge(state, z))  # type: ignore[operator]
+        return self._grown(level, self.rungs[level - 1].merge(state, z))  # type: ignore[operator]
 
     def finish(self, state: Tensor) -> Tensor:
         """Return (rows, *out_shape)."""
@@ -167,8 +166,7 @@ class ConvTopDown(TopDown):
         return out.reshape(-1, *self.out_shape)
 
     def _grown(self, level: int, state: Tensor) -> Tensor:
-        """Return the state as ``level`` takes it: doubled where that is the first level of a larger size."""
-        if str(level) not in self.ups:
-            return state
-        grown: Tensor = self.ups[str(level)](F.interpolate(state, size=self.latent_shapes[level][1:], mode="nearest"))
-        return grown
+        """Return the state after ``level`` at the size of the next one, or of the last map."""
+        for index in range(self.places[level] - 1, self.places[level + 1] - 1, -1):
+            state = self.ups[index](F.interpolate(state, size=self.sizes[index + 1], mode="nearest"))
+        return state
