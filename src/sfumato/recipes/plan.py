@@ -25,6 +25,7 @@ from sfumato.data import (
 )
 from sfumato.models import Model
 from sfumato.objectives import ELBO
+from sfumato.recipes.ladder import LADDERS, build_ladder, checked_levels, is_convolutional, usual_levels
 from sfumato.recipes.networks import RECIPES
 from sfumato.recipes.vae import Condition, build_vae
 from sfumato.training import TrainingConfig
@@ -46,8 +47,9 @@ class Options:
     """What a user may ask for; None is "decide for me".
 
     Args:
-        recipe: a name of ``RECIPES``.
-        latent_dim: the number of dimensions of z.
+        recipe: a name of ``RECIPES`` or ``LADDERS``.
+        latent_dim: the number of dimensions of z; of a ladder those of the top level.
+        levels: of a ladder.
         conditional: whether every class owns a learned mean.
         condition: who sees y besides the prior: prior (nobody), decoder, encoder, both.
         likelihood: bernoulli, gaussian, logistic, categorical.
@@ -65,6 +67,7 @@ class Options:
 
     recipe: str | None = None
     latent_dim: int | None = None
+    levels: int | None = None
     conditional: bool | None = None
     condition: Condition = "prior"
     likelihood: str | None = None
@@ -112,10 +115,13 @@ def plan(dataset: Dataset, options: Options) -> Run:
     facts, decisions = foresee(dataset, options)
     preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
     likelihood = build_likelihood(decisions, dataset.shape)
-    recipe, latent = RECIPES[decided(decisions, "recipe")], decided(decisions, "latent")
+    recipe, latent = decided(decisions, "recipe"), decided(decisions, "latent")
     _, frequencies = _classes(dataset, facts, options)
     with fixed_noise(options.seed):  # these weights are thrown away, and the caller's random numbers stay as they were
-        tree = to_spec(build_vae(recipe, likelihood, latent, frequencies, options.condition))
+        if recipe in LADDERS:
+            tree = to_spec(build_ladder(likelihood, latent, decided(decisions, "ladder"), frequencies))
+        else:
+            tree = to_spec(build_vae(RECIPES[recipe], likelihood, latent, frequencies, options.condition))
     model = fresh_model(tree, options.seed)
     config, more = _training(dataset, facts, options)
     objective = _objective(options, config.steps, latent)
@@ -140,7 +146,8 @@ def foresee(dataset: Dataset, options: Options) -> tuple[Inspection, list[Decisi
     facts = inspect_dataset(dataset)
     decisions = decide(facts, options.likelihood, options.binarise)
     classes, _ = _classes(dataset, facts, options)
-    decisions += [_recipe(facts, options), _latent_dim(facts, options), *([classes] if classes else [])]
+    decisions += [_recipe(facts, options), _latent_dim(facts, options), *_levels(facts, options)]
+    decisions += [classes] if classes else []
     return facts, decisions
 
 
@@ -178,8 +185,9 @@ def schedule_for(config: TrainingConfig, steps: int) -> TrainingConfig:
 
 def _recipe(facts: Inspection, options: Options) -> Decision:
     if options.recipe is not None:
-        if options.recipe not in RECIPES:
-            raise UserError(f"there is no recipe '{options.recipe}'. {did_you_mean(options.recipe, RECIPES)}")
+        known = (*RECIPES, *LADDERS)
+        if options.recipe not in known:
+            raise UserError(f"there is no recipe '{options.recipe}'. {did_you_mean(options.recipe, known)}")
         if options.recipe.startswith("conv") and facts.layout != "images":
             raise UserError(f"recipe {options.recipe} needs images; {facts.source} holds none. Use --recipe mlp.")
         return Decision("recipe", options.recipe, "asked for", "--recipe NAME", "user")
@@ -201,6 +209,25 @@ def _latent_dim(facts: Inspection, options: Options) -> Decision:
     components = "principal component holds" if facts.pca_95 == 1 else "principal components hold"
     because = f"{facts.pca_95} {components} 95 % of the variance"
     return Decision("latent", dim, because, "--latent-dim N", "auto")
+
+
+def _levels(facts: Inspection, options: Options) -> list[Decision]:
+    """Return the decision about the levels of z, if the recipe is a ladder."""
+    if options.recipe not in LADDERS:
+        if options.levels is not None:
+            raise UserError(
+                f"--levels needs a ladder; the recipe is {options.recipe or 'another'}. Add --recipe ladder."
+            )
+        return []
+    if options.condition != "prior":
+        raise UserError(
+            f"--condition {options.condition} needs another recipe: in a ladder the class reaches the networks through "
+            "the top level alone. Leave it out, or leave out --recipe ladder."
+        )
+    if options.levels is not None:
+        return [Decision("ladder", checked_levels(options.levels), "asked for", "--levels N", "user")]
+    because = "two for each size of the images" if is_convolutional(facts.shape) else "vectors of z above each other"
+    return [Decision("ladder", usual_levels(facts.shape), because, "--levels N", "auto")]
 
 
 def _classes(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Decision | None, tuple[float, ...]]:

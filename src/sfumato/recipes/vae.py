@@ -12,6 +12,11 @@ from sfumato.recipes.networks import Recipe
 Condition = Literal["prior", "decoder", "encoder", "both"]
 
 
+def prior_for(latent_dim: int, frequencies: tuple[float, ...] = ()) -> Prior:
+    """Return N(0, I), or with ``frequencies`` p(y) one learned mean for each class."""
+    return ClassConditional(len(frequencies), latent_dim, frequencies) if frequencies else StandardNormal(latent_dim)
+
+
 def build_vae(
     recipe: Recipe,
     likelihood: Likelihood,
@@ -31,11 +36,10 @@ def build_vae(
             ``both``.
     """
     classes = len(frequencies)
-    prior: Prior = ClassConditional(classes, latent_dim, frequencies) if classes else StandardNormal(latent_dim)
     encoder_sees = classes if condition in ("encoder", "both") else 0
     decoder_sees = classes if condition in ("decoder", "both") else 0
     return VAE(
-        prior,
+        prior_for(latent_dim, frequencies),
         recipe.posterior(likelihood.shape, latent_dim, encoder_sees),
         recipe.decoder(latent_dim, likelihood.parameter_shape, decoder_sees),
         likelihood,
