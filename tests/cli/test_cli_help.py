@@ -80,12 +80,12 @@ def test_the_names_of_choices_are_those_of_the_library() -> None:
     from sfumato.data import BUILTIN
     from sfumato.data.content import SPLITS
     from sfumato.data.decisions import BINARISE, LIKELIHOODS
-    from sfumato.recipes import RECIPES
+    from sfumato.recipes import LADDERS, RECIPES
 
     assert set(options.BUILT_IN) == set(BUILTIN)
     assert options.LIKELIHOODS == LIKELIHOODS
     assert options.BINARISE == BINARISE
-    assert set(options.RECIPES) == set(RECIPES)
+    assert set(options.RECIPES) == {*RECIPES, *LADDERS}
     assert options.SPLITS == SPLITS
 
 

@@ -48,6 +48,7 @@ def inspect(
     skip_bad: options.SkipBad = False,
     stream: options.Stream = None,
     latent_dim: options.LatentDim = None,
+    levels: options.Levels = None,
     conditional: options.Conditional = None,
     likelihood: options.Likelihood = None,
     binarise: options.Binarise = None,
@@ -67,6 +68,7 @@ def inspect(
     wishes = Options(
         recipe=recipe,
         latent_dim=latent_dim,
+        levels=levels,
         conditional=conditional,
         likelihood=likelihood,
         binarise=binarise,
@@ -98,6 +100,7 @@ def inspect(
         "size": None if size is None else "x".join(map(str, size if isinstance(size, tuple) else (size,))),
         "split": None if split is None else ",".join(map(str, split)),
         "latent-dim": latent_dim,
+        "levels": levels,
         "likelihood": likelihood,
         "binarise": binarise,
         "recipe": recipe,

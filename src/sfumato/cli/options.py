@@ -17,7 +17,7 @@ LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
 BINARISE = ("none", "fixed", "dynamic")
 CONDITIONS = ("prior", "decoder", "encoder", "both")
 ENGINES = ("auto", "eager", "compiled")
-RECIPES = ("mlp", "article", "conv-small", "conv-large")
+RECIPES = ("mlp", "article", "conv-small", "conv-large", "ladder")
 Many = Annotated[int, Range(1, 10**12)]
 SPLITS = ("train", "validation", "test")
 
@@ -157,6 +157,7 @@ Conditional = Annotated[
     ),
 ]
 LatentDim = Annotated[int | None, option("--latent-dim", Size, "Dimensions of z.")]
+Levels = Annotated[int | None, option("--levels", Size, "Levels of z above each other, with --recipe ladder.")]
 Beta = Annotated[float | None, option("--beta", NonNegative, "Weight of the KL term.  [default: 1]", "X")]
 Epochs = Annotated[float | None, option("--epochs", Positive, "Passes over the training data.")]
 Steps = Annotated[int | None, option("--steps", Many, "Optimizer steps.")]

@@ -22,7 +22,7 @@ from sfumato.io.store import explained
 from sfumato.recipes import Options
 
 _OPTIONS = {
-    "model": ("recipe", "latent_dim", "conditional", "condition", "likelihood"),
+    "model": ("recipe", "latent_dim", "levels", "conditional", "condition", "likelihood"),
     "objective": ("beta", "careful"),
     "training": ("epochs", "steps", "seconds", "batch_size", "learning_rate", "engine", "careful"),
     "preprocessing": ("binarise",),

@@ -49,6 +49,7 @@ def train(
     *,
     out: str | Path | None = None,
     latent_dim: int | None = None,
+    levels: int | None = None,
     conditional: bool | None = None,
     condition: Condition = "prior",
     likelihood: str | None = None,
@@ -77,13 +78,14 @@ def train(
     Args:
         data: what :func:`inspect` takes, or what it returned.
         out: the folder of the run, by default ``runs/<name of the data>``.
-        latent_dim: the number of dimensions of z.
+        latent_dim: the number of dimensions of z; of a ladder those of its top level.
+        levels: of a ladder.
         conditional: whether every class owns a learned mean; None: where there are classes.
         condition: who sees the class besides the prior: prior (nobody), decoder, encoder, both.
         likelihood: bernoulli, gaussian, logistic, categorical.
         binarise: none, fixed, dynamic.
         beta: the weight of the KL term, by default 1.
-        recipe: the networks: mlp, article, conv-small, conv-large.
+        recipe: the networks: mlp, article, conv-small, conv-large, ladder.
         epochs: passes over the training split.
         steps: optimizer steps.
         time: how long training may take: "10m", or seconds.
@@ -108,6 +110,7 @@ def train(
     options = Options(
         recipe=recipe,
         latent_dim=latent_dim,
+        levels=levels,
         conditional=conditional,
         condition=condition,
         likelihood=likelihood,

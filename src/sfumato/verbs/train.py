@@ -29,7 +29,7 @@ from sfumato.verbs.verdict import verdict
 EVALUATION_SAMPLES = 100
 FORMAT_VERSION = 1
 DECIDED_BY: dict[str, tuple[str, ...]] = {
-    "model": ("likelihood", "levels", "variance", "recipe", "latent", "classes"),
+    "model": ("likelihood", "levels", "variance", "recipe", "latent", "ladder", "classes"),
     "objective": ("free bits", "warm-up"),
     "training": ("steps", "batch", "rate", "patience"),
     "preprocessing": ("binarise", "preprocessing"),
