@@ -23,6 +23,8 @@ ORDER = (
     "decode",
     "interpolate",
     "report",
+    "explore",
+    "serve",
     "info",
     "doctor",
     "units",
@@ -33,6 +35,7 @@ WELCOME = f"""sfumato: variational autoencoders on your own data.
 
   sfumato inspect photos/           what is in there, and what would be done with it
   sfumato train   photos/           train, evaluate, report
+  sfumato explore runs/photos       walk through the latent space in your browser
   sfumato sample  runs/photos       new images from the trained model
   sfumato demo                      all of it on images that come with sfumato
 

@@ -11,7 +11,15 @@ import traceback
 from collections.abc import Sequence
 
 from sfumato.cli import app as application
-from sfumato.cli import claims, judging, looking, making, sweeping, training  # noqa: F401 - they register their commands
+from sfumato.cli import (  # noqa: F401 - they register their commands
+    claims,
+    judging,
+    looking,
+    making,
+    serving,
+    sweeping,
+    training,
+)
 from sfumato.cli.mistakes import sentence
 from sfumato.core.errors import SfumatoError
 

@@ -1,0 +1,103 @@
+"""The explorer from Python: a process of its own beside the notebook, ended with it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import subprocess
+import sys
+import webbrowser
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sfumato.core.errors import SfumatoError, UserError
+
+START_SECONDS = 120
+HEIGHT = 760
+
+
+class Explorer:
+    """An explorer that runs, in a process of its own.
+
+    Args:
+        process: that serves.
+        address: what to open in a browser.
+        frame: the same with a ticket, which lets a notebook on this machine show it inline.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], address: str, frame: str) -> None:
+        self.process, self.address, self.frame = process, address, frame
+        atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        state = "running" if self.process.poll() is None else "ended"
+        return f"Explorer({self.address}, {state})"
+
+    def _repr_html_(self) -> str:
+        url = escape(self.frame, quote=True)
+        return (
+            f'<iframe src="{url}" width="100%" height="{HEIGHT}" style="border:0" title="sfumato explorer"></iframe>'
+            f'<p><a href="{escape(self.address, quote=True)}">{escape(self.address)}</a></p>'
+        )
+
+    def close(self) -> None:
+        """End it; twice is no mistake."""
+        atexit.unregister(self.close)
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def __enter__(self) -> Explorer:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def explore(run: Any, port: int | None = None, open: bool | None = None, points: int = 5_000) -> Explorer:
+    """Open the explorer of a run: inline in a notebook, in a tab of the browser elsewhere.
+
+    Args:
+        run: the folder of a run, also of one that still trains, or a model folder; or what ``train`` returned.
+        port: by default the first free one from 8421 on; 0: any.
+        open: a tab of the browser; None: where this is no notebook.
+        points: how many training examples the map shows at most.
+
+    Returns:
+        the explorer; ``close`` it, or use it in a ``with``. It ends with this Python.
+
+    Raises:
+        UserError: not a run, or a port that is taken.
+    """
+    path = Path(getattr(run, "path", run))
+    command = [sys.executable, "-m", "sfumato.app.child"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps({"run": str(path.absolute()), "port": port, "points": points}) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    found = json.loads(line) if line else {"error": "the explorer ended before it began.", "exit_code": 1}
+    if "error" in found:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+        raise (UserError if found["exit_code"] == 2 else SfumatoError)(found["error"])
+    explorer = Explorer(process, found["address"], found["frame"])
+    if open or (open is None and not _in_notebook()):
+        webbrowser.open(explorer.address)
+    return explorer
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"

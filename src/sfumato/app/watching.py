@@ -1,0 +1,160 @@
+"""A run that may still train: its newest weights, its metrics, and how likely its training data are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.app.snapshot import POINTS, Snapshot, take_snapshot
+from sfumato.core.errors import SfumatoError, UserError
+from sfumato.io.run import RunFolder
+from sfumato.verbs.opening import is_run, open_model
+from sfumato.verbs.state import read_state
+
+LOOK_EVERY = 1.0
+SCORED = 500
+SCORE_SAMPLES = 16
+SCORE_BATCH = 20
+
+
+@dataclass(eq=False)
+class Watched:
+    """The folder of a run or a model, looked at again when it changes.
+
+    Args:
+        path: the folder.
+        points: how many training examples the map shows at most.
+
+    ``snapshot`` is None until a run has its first checkpoint. The first call of :meth:`look` reads; later ones, at most
+    one each second, only compare names and, when they differ, read in the thread that asked.
+    """
+
+    path: Path
+    points: int = POINTS
+    snapshot: Snapshot | None = None
+    _mark: Any = None
+    _looked: float = -1e9
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _likely: tuple[int, NDArray[np.float64]] | None = None
+    _scoring: threading.Thread | None = None
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def folder(self) -> RunFolder | None:
+        """The run, or None for a model folder alone."""
+        return RunFolder(self.path) if is_run(self.path) else None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        path = self.path.resolve()
+        return path.parent.name if path.name == "model" and is_run(path.parent) else path.name
+
+    def look(self) -> Snapshot | None:
+        """Return the newest snapshot; the one before where the newest cannot be read (it is being written).
+
+        Raises:
+            SfumatoError: there is nothing to show and never was, or the folder is damaged.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked < LOOK_EVERY and self._mark is not None:
+                return self.snapshot
+            self._looked = time.monotonic()
+            mark = self._newest()
+            if mark == self._mark:
+                return self.snapshot
+            if mark is None:
+                self._mark = mark
+                return None
+            version = self.snapshot.version + 1 if self.snapshot else 1
+            try:
+                self.snapshot = take_snapshot(open_model(self.path), version, self.points, self.snapshot)
+                self._mark = mark
+            except SfumatoError:
+                if self.snapshot is None and (self.folder is None or self._finished()):
+                    raise
+            return self.snapshot
+
+    def state(self) -> dict[str, Any]:
+        """Return how far the run is, ready for json."""
+        folder = self.folder
+        if folder is None:
+            return {"kind": "model", "finished": True, "step": None, "steps": None}
+        try:
+            state = read_state(folder)
+        except SfumatoError:
+            return {"kind": "run", "finished": False, "step": None, "steps": None}
+        return {"kind": "run", "finished": state.finished, "step": state.step, "steps": state.steps}
+
+    def metrics(self, start: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the logged lines from number ``start`` on, and how many there are; a resumed run may have fewer."""
+        folder = self.folder
+        lines = folder.metrics.read() if folder is not None else []
+        return lines[start:], len(lines)
+
+    def likely(self) -> tuple[NDArray[np.float64], bool]:
+        """Return log p(x), nats, of training examples of the newest weights so far, and whether that is all of them.
+
+        A thread computes them, some at a time, so that whoever asks for a decoding does not wait for it.
+        """
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.rows is None or not snapshot.served.has_evidence:
+            return np.empty(0), True
+        with self._lock:
+            version, values = self._likely or (0, np.empty(0))
+            total = min(SCORED, len(snapshot.x))
+            if version == snapshot.version and len(values) == total:
+                return values, True
+            if self._scoring is None or not self._scoring.is_alive():
+                self._scoring = threading.Thread(target=self._score, args=(snapshot, total), daemon=True)
+                self._scoring.start()
+            return (values, False) if version == snapshot.version else (np.empty(0), False)
+
+    def close(self) -> None:
+        """Let the thread that scores end."""
+        self.closed.set()
+
+    def _score(self, snapshot: Snapshot, total: int) -> None:
+        chosen = np.random.default_rng(0).permutation(len(snapshot.x))[:total]
+        values = np.empty(0)
+        for start in range(0, total, SCORE_BATCH):
+            if self.closed.is_set() or self.snapshot is not snapshot:
+                return
+            found, _ = snapshot.served.score(snapshot.x[chosen[start : start + SCORE_BATCH]], SCORE_SAMPLES, start)
+            values = np.concatenate([values, found])
+            self._likely = (snapshot.version, values)
+
+    def _newest(self) -> Any:
+        """Return what changes when there are new weights; None where there are none yet."""
+        folder = self.folder
+        if folder is None:
+            return "model"
+        if folder.model.is_dir():
+            return ("model", folder.model.stat().st_mtime_ns)
+        steps = folder.open_checkpoints().steps()
+        return steps[-1] if steps else None
+
+    def _finished(self) -> bool:
+        folder = self.folder
+        return folder is not None and folder.model.is_dir()
+
+
+def watch(path: str | Path, points: int = POINTS) -> Watched:
+    """Return the watched folder of a run, even of one without a checkpoint yet, or of a model.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = Path(path).expanduser()
+    watched = Watched(path, points)
+    if watched.folder is None or not (path / "run.json").exists():
+        open_model(path)
+    if points < 2 or points > 50_000:
+        raise UserError(f"--points must be a whole number from 2 to 50,000; got {points:,}.")
+    return watched

@@ -1,0 +1,99 @@
+"""``sfumato explore`` and ``sfumato serve``: a run or a model in the browser, and over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sfumato.cli import options
+from sfumato.cli.app import command
+from sfumato.core.errors import UserError
+from sfumato.core.spec import Range
+
+Ports = Annotated[int, Range(0, 65_535)]
+Many = Annotated[int, Range(2, 50_000)]
+Port = Annotated[
+    int | None, options.option("--port", Ports, "Where to listen.  [default: the first free one from 8421 on]")
+]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Let other computers in, with a --token.  [default: 127.0.0.1]",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    Path | None,
+    typer.Option(
+        "--token", metavar="FILE", help="The file of a token that every request must show.", show_default=False
+    ),
+]
+Public = Annotated[
+    str | None,
+    typer.Option("--public", metavar="URL", help="The address under which a proxy shows it.", show_default=False),
+]
+Points = Annotated[
+    int | None, options.option("--points", Many, "Training examples on the map, at most.  [default: 5000]")
+]
+Open = Annotated[bool, typer.Option("--open", help="Open a tab of the browser.")]
+
+
+@command("explore", "sfumato explore runs/photos", "sfumato explore runs/photos --port 8500 --open")
+def explore(
+    run: options.Model,
+    port: Port = None,
+    points: Points = None,
+    open: Open = False,
+    host: Host = None,
+    token: Token = None,
+    public: Public = None,
+) -> int:
+    """Walk through the latent space in the browser, also of a run that still trains."""
+    with _needed():
+        from sfumato.app.running import open_explorer
+
+    more = {} if points is None else {"points": points}
+    app, where = open_explorer(run, host=host, port=port, token=token, public=public, **more)
+    return _serve(app, where, "explorer", open)
+
+
+@command("serve", "sfumato serve runs/photos", "sfumato serve runs/photos/model --port 8500")
+def serve(run: options.Model, port: Port = None, host: Host = None, token: Token = None, public: Public = None) -> int:
+    """Serve encode, decode, sample, reconstruct and score over HTTP; openapi.json describes them."""
+    with _needed():
+        from sfumato.app.running import open_service
+
+    app, where = open_service(run, host=host, port=port, token=token, public=public)
+    return _serve(app, where, "service", False)
+
+
+class _needed:
+    """Turns the missing packages of the extra into a sentence."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ModuleNotFoundError) and error.name in ("starlette", "uvicorn"):
+            raise UserError(f"this needs {error.name}, which is not installed.  pip install sfumato[app]") from None
+
+
+def _serve(app: Any, where: Any, what: str, browser: bool) -> int:
+    from sfumato.app.server import serve
+    from sfumato.cli.printing import say, show
+
+    def ready() -> None:
+        end = "?token=TOKEN" if where.house.token is not None and what == "explorer" else ""
+        show(f"{what} at {where.address}{end}     Ctrl-C ends it")
+        if where.house.token is None:
+            say(f"from another computer:  {where.tunnel}")
+        if browser:
+            import webbrowser
+
+            webbrowser.open(where.address)
+
+    serve(app, where, ready)
+    return 0
