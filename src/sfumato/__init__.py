@@ -12,7 +12,6 @@ Everything is imported when it is first asked for, so that ``import sfumato`` co
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from sfumato.verbs.sweep import sweep
     from sfumato.verbs.train import resume
 
-__version__ = version("sfumato")
+    __version__: str
 
 _PLACES = {
     "decode": "sfumato.verbs.generate",
@@ -66,6 +65,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long as everything else that the command's help imports
+
+        return version("sfumato")
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'sfumato' has no attribute '{name}'")

@@ -9,7 +9,6 @@ name only what is already there. A user's own class is registered by the user's 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import json
 import math
@@ -109,6 +108,8 @@ def fingerprint(part: Any) -> str:
         tree = to_spec(part)
     except TypeError:
         return type(part).__name__
+    import hashlib  # not for the command's help: it loads OpenSSL
+
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
