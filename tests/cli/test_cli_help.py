@@ -57,12 +57,12 @@ def test_quick_answers_do_not_import_torch(arguments: list[str], tmp_path: Path)
     }
     assert "sfumato.cli.main" in modules
     assert not {"torch", "numpy", "matplotlib", "accelerate", "PIL"} & modules
-    assert arguments == ["train", "nowhere/"] or "importlib.metadata" not in modules  # half as long as all the rest
+    assert arguments != ["--help"] or "importlib.metadata" not in modules  # it takes half as long as all the rest
 
 
 def test_importing_sfumato_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'numpy', 'matplotlib', 'accelerate', 'PIL', 'typer', 'importlib.metadata'}"
-    code = f"import sys, sfumato; assert not {heavy} & set(sys.modules); print(*sorted(dir(sfumato)), sfumato.__version__)"
+    heavy = ("torch", "numpy", "matplotlib", "accelerate", "PIL", "typer", "importlib.metadata")
+    code = f"import sys, sfumato; assert not {{*{heavy}}} & {{*sys.modules}}; print(*sorted(dir(sfumato)))"
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
