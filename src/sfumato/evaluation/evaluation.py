@@ -93,6 +93,7 @@ class Evaluation:
             "values": values,
             "active_units": {"value": self.latents.active_units, "of": self.latents.mean.shape[1]},
             "per_dimension": self.latents.to_dict(),
+            "per_level": self.latents.by_level(),
             **{name: None if part is None else part.to_dict() for name, part in parts.items()},
             "baselines": {name: estimate.to_dict() for name, estimate in self.baselines.items()},
             "absent": dict(self.absent),

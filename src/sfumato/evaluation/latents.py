@@ -1,13 +1,17 @@
 r"""What the posteriors of a split look like, dimension by dimension, from one pass.
 
 KL_i = mean over examples of L_mu,i + L_sigma,i, in closed form; a dimension is active when the variance over examples
-of the posterior mean, Var_x(E_q[z_i]), is more than 0.01.
+of the posterior mean, Var_x(E_q[z_i]), is more than 0.01. Of several levels, KL_i is the mean over one draw of the levels
+above, and since the prior of a lower level moves with them, and its mean with it, a dimension is active there when
+KL_i is more than 0.01 nats.
 
-Reference: Importance Weighted Autoencoders, Burda et al., 2016, https://arxiv.org/abs/1509.00519, appendix C.
+References: Importance Weighted Autoencoders, Burda et al., 2016, https://arxiv.org/abs/1509.00519, appendix C; Ladder
+Variational Autoencoders, Sonderby et al., 2016, https://arxiv.org/abs/1602.02282, section 3.2.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +20,14 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from sfumato.core.gaussians import as_normal, kl_parts
+from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.data import Examples
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Tell, batches
 from sfumato.models import Model
 
 ACTIVE = 0.01
+STREAM = 0x6C6174656E74  # "latent": keeps these random numbers apart from others with the same seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,7 @@ class Latents:
             mass, or the mixture prior of examples without a label).
         kl_mean: its part L_mu.
         kl_variance: its part L_sigma.
+        levels: how many dimensions each level of z has, top first.
     """
 
     mean: Float32[Tensor, "n D"]
@@ -44,6 +51,7 @@ class Latents:
     kl: Float64[Tensor, " D"] | None
     kl_mean: Float64[Tensor, " D"] | None
     kl_variance: Float64[Tensor, " D"] | None
+    levels: tuple[int, ...] = ()
 
     @property
     def variance_of_mean(self) -> Float64[Tensor, " D"]:
@@ -53,7 +61,7 @@ class Latents:
     @property
     def active(self) -> Bool[Tensor, " D"]:
         """Which dimensions are active."""
-        return self.variance_of_mean > ACTIVE
+        return self.variance_of_mean > ACTIVE if len(self.levels) < 2 or self.kl is None else self.kl > ACTIVE
 
     @property
     def active_units(self) -> int:
@@ -81,6 +89,13 @@ class Latents:
         }
         return {name: None if column is None else plain(column) for name, column in columns.items()}
 
+    def by_level(self) -> list[dict[str, Any]]:
+        """Return the dimensions, the active ones and the KL (nats) of each level, top first; empty for one level."""
+        if len(self.levels) < 2 or self.kl is None:
+            return []
+        parts = zip(torch.split(self.active, list(self.levels)), torch.split(self.kl, list(self.levels)), strict=True)
+        return [{"dimensions": len(kl), "active": int(active.sum()), "kl": float(kl.sum())} for active, kl in parts]
+
 
 def find_latents(
     model: Model,
@@ -103,8 +118,9 @@ def find_latents(
     """
     means, log_variances, numbers = [], [], []
     parts: list[list[Tensor]] = []
+    flat = len(model.level_shapes) < 2
     with measuring(model) as device:
-        for x, y, _, _ in batches(examples, preprocessing, device, seed, tell, "latents"):
+        for x, y, _, own in batches(examples, preprocessing, device, seed, tell, "latents"):
             label = y if labels and model.num_classes else None
             posterior = model.posterior(x, label)
             normal = as_normal(posterior)
@@ -113,7 +129,7 @@ def find_latents(
                 log_variances.append(2 * normal.scale.log().flatten(1).cpu())
             if y is not None:
                 numbers.append(y.cpu())
-            of_batch = kl_parts(posterior, model.prior(label))
+            of_batch = kl_parts(posterior, model.prior(label)) if flat else _parts_of_levels(model, x, label, own)
             if of_batch is not None:
                 parts.append([part.flatten(1).sum(0, dtype=torch.float64).cpu() for part in of_batch])
     l_mu = l_sigma = None
@@ -127,7 +143,21 @@ def find_latents(
         kl=None if l_mu is None or l_sigma is None else l_mu + l_sigma,
         kl_mean=l_mu,
         kl_variance=l_sigma,
+        levels=tuple(math.prod(shape) for shape in model.level_shapes),
     )
+
+
+def _parts_of_levels(model: Model, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Return L_mu and L_sigma of every dimension of all levels, (batch, D), nats, given one draw of those above."""
+    with fixed_noise(seed_for(STREAM, seed), x.device):
+        inference = model.infer(x, y)
+        levels = inference.levels(inference.draw(1))
+    parts = [kl_parts(level.posterior, level.prior) for level in levels]
+    if any(part is None for part in parts):
+        return None
+    columns = zip(*[part for part in parts if part is not None], strict=True)
+    l_mu, l_sigma = (torch.cat([each.reshape(len(x), -1) for each in column], -1) for column in columns)
+    return l_mu, l_sigma
 
 
 def quick_look(model: Model, examples: Examples, preprocessing: nn.Module, seed: int = 0) -> dict[str, Any]:
