@@ -1,8 +1,8 @@
 r"""What the posteriors of a split look like, dimension by dimension, from one pass.
 
 KL_i = mean over examples of L_mu,i + L_sigma,i, in closed form; a dimension is active when the variance over examples
-of the posterior mean, Var_x(E_q[z_i]), is more than 0.01. Of several levels, KL_i is the mean over one draw of the levels
-above, and since the prior of a lower level moves with them, and its mean with it, a dimension is active there when
+of the posterior mean, Var_x(E_q[z_i]), is more than 0.01. Of several levels KL_i is taken at one draw of the levels
+above; and since the prior of a lower level moves with them, and its mean with it, a dimension is active there when
 KL_i is more than 0.01 nats.
 
 References: Importance Weighted Autoencoders, Burda et al., 2016, https://arxiv.org/abs/1509.00519, appendix C; Ladder
