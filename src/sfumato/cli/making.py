@@ -17,8 +17,23 @@ Number = Annotated[int | None, options.option("-n", Size, "How many.  [default: 
 Shown = Annotated[int | None, options.option("-n", Size, "How many the picture shows.  [default: 16]")]
 Pairs = Annotated[int | None, options.option("-n", Size, "How many pairs.  [default: 6]")]
 Points = Annotated[int | None, options.option("--steps", Size, "Points on each way.  [default: 10]")]
+
+
+def temperature_of(text: Any) -> Any:
+    """Return one temperature, or one for each level of a ladder, "1,0.8,0.5"."""
+    one = options.number("--temperature", NonNegative)
+    return one(text) if not isinstance(text, str) or "," not in text else tuple(map(one, text.split(",")))
+
+
 Temperature = Annotated[
-    float | None, options.option("--temperature", NonNegative, "Times the deviation of the prior.  [default: 1]", "T")
+    Any,
+    typer.Option(
+        "--temperature",
+        parser=temperature_of,
+        metavar="T",
+        help="Times the deviation of the prior; of a ladder also one for each level: 1,0.8,0.5.  [default: 1]",
+        show_default=False,
+    ),
 ]
 Draw = Annotated[
     bool | None,

@@ -15,7 +15,7 @@ so that a posterior which says nothing new is the prior, whatever that is.
 from __future__ import annotations
 
 import math
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -100,12 +100,13 @@ class HierarchicalVAE(Model):
         """Return the levels of a z in one row, top first, each (..., *shape)."""
         return self.prior_chain().split(z)
 
-    def between(
-        self, z0: Tensor, z1: Tensor, weights: Float[Tensor, " steps"], path: Literal["spherical", "linear"]
-    ) -> Float[Tensor, "steps batch latent"]:
-        """Return the points on the path, mixed where the prior is N(0, I): as noise, level by level."""
-        prior = self.prior_chain()
-        return prior.coloured(super().between(prior.whitened(z0), prior.whitened(z1), weights, path))
+    def whitened(self, z: Float[Tensor, "... latent"]) -> Float[Tensor, "... latent"]:
+        """Return (z_l - mean_l) / deviation_l of the prior given the levels above, for every level that is normal."""
+        return self.prior_chain().whitened(z)
+
+    def coloured(self, noise: Float[Tensor, "... latent"]) -> Float[Tensor, "... latent"]:
+        """Return z of such numbers."""
+        return self.prior_chain().coloured(noise)
 
     def prior_chain(self, y: Tensor | None = None) -> Chain:
         """Return p(z | y)."""

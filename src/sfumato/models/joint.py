@@ -86,6 +86,15 @@ class Chain(Distribution):
         """Return the chain with the standard deviation of each level, given those above, times its temperature."""
         return Chain(self.walk, self.shapes, self.batch_shape, temperatures)
 
+    def detached(self) -> Chain:
+        """Return the chain without gradients, whoever goes down it."""
+
+        def walk(choose: Choose) -> Sequence[Distribution]:
+            with torch.no_grad():
+                return self.walk(choose)
+
+        return Chain(walk, self.shapes, self.batch_shape, self.temperatures)
+
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         """Return z of (..., D) as its levels, each (..., *shape)."""
         parts = z.split([math.prod(shape) for shape in self.shapes], -1)  # type: ignore[no-untyped-call]

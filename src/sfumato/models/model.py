@@ -80,6 +80,18 @@ class Model(nn.Module, ABC):
         """The shape of z at each level, top first."""
         return (tuple(self.prior.latent_shape),)
 
+    def split(self, z: Float[Tensor, "... latent"]) -> tuple[Tensor, ...]:
+        """Return the levels of a z that holds all of them in one row, top first, each (..., *shape)."""
+        return (z,)
+
+    def whitened(self, z: Float[Tensor, "... latent"]) -> Float[Tensor, "... latent"]:
+        """Return z in coordinates in which every prior below the top is N(0, 1) given the levels above; here z."""
+        return z
+
+    def coloured(self, noise: Float[Tensor, "... latent"]) -> Float[Tensor, "... latent"]:
+        """Return the z of such coordinates."""
+        return noise
+
     @abstractmethod
     def infer(self, x: Tensor, y: Int[Tensor, " batch"] | None = None) -> Inference:
         """Run the encoder.
@@ -191,7 +203,8 @@ class Model(nn.Module, ABC):
     ) -> Float[Tensor, "steps batch ..."]:
         """Return the points at ``weights`` in [0, 1] on the path from z0 to z1, each (batch, latent)."""
         mix = spherical if path == "spherical" else torch.lerp
-        return torch.stack([mix(z0, z1, weight) for weight in weights])
+        ends = self.whitened(z0), self.whitened(z1)
+        return self.coloured(torch.stack([mix(*ends, weight) for weight in weights]))
 
     def accept_step(self) -> None:
         """Let the parts take over statistics of a training batch whose step was not skipped."""

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Name, register
 from sfumato.data import Preprocessing
+from sfumato.models.joint import Chain
 from sfumato.models.model import Model, Noise, Temperature
 
 Data = TypeVar("Data", Tensor, NDArray[Any])
@@ -82,8 +83,13 @@ class PackagedModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, raw: Tensor | NDArray[Any], y: Tensor | NDArray[Any] | None = None) -> Distribution:
-        """Return q(z | x) for raw data (batch, *shape); ``.mean`` and ``.stddev`` are (batch, latent)."""
-        return self.model.encode(self._input(raw), None if y is None else torch.as_tensor(y))
+        """Return q(z | x) for raw data (batch, *shape); ``.mean`` and ``.stddev`` are (batch, latent).
+
+        Of a ladder ``.mean`` holds all levels, each given the means of those above (``model.split`` takes it apart),
+        and there is no ``.stddev``.
+        """
+        posterior = self.model.encode(self._input(raw), None if y is None else torch.as_tensor(y))
+        return posterior.detached() if isinstance(posterior, Chain) else posterior
 
     @torch.no_grad()
     def decode(self, z: Data, y: Tensor | NDArray[Any] | None = None) -> Data:

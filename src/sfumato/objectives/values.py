@@ -12,7 +12,8 @@ def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
     """Return name -> (batch,) in nats (sigma has the unit of z), detached.
 
     ``reconstruction`` is -log p(x | z), averaged over the samples; ``elbo`` = -reconstruction - kl, at beta = 1
-    whatever the objective's beta is; ``kl_mean`` + ``kl_variance`` are the two parts of a Gaussian KL.
+    whatever the objective's beta is; ``kl_mean`` + ``kl_variance`` are the two parts of a Gaussian KL. Several levels
+    also have ``kl_level_1``, ``kl_level_2``, ..., top first, which add up to ``kl``.
 
     Args:
         terms: what the model said.
@@ -23,6 +24,8 @@ def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
     if kl is not None:
         values["kl"] = kl.sum(0)
         values["elbo"] = -reconstruction - values["kl"]
+        if len(kl) > 1:
+            values |= {f"kl_level_{number}": level for number, level in enumerate(kl, 1)}
     if terms.kl_parts is not None:
         values["kl_mean"], values["kl_variance"] = terms.kl_parts
     if terms.sigma is not None:

@@ -64,6 +64,8 @@ _MOST_CLASSES = 30
 
 def label(name: str) -> Label:
     """Return how to present ``name``; an unknown name stands for itself."""
+    if name.startswith("kl_level_"):
+        return Label(f"KL of level {name.removeprefix('kl_level_')}", "the part of one level of z; 1 is the top")
     return LABELS.get(name, Label(name.replace("_", " "), unit=""))
 
 

@@ -189,7 +189,7 @@ def traversals(view: View, most: int = 8) -> dict[str, Any] | None:
     activity = found.variance_of_mean if found.kl is None else found.kl
     order = activity.nan_to_num().argsort(descending=True, stable=True)[:most].tolist()
     base = int(np.argsort(view.error, kind="stable")[len(view.error) // 2])
-    z = found.mean[base]
+    z = view.model.whitened(found.mean[base])
     centre = torch.zeros_like(z)
     class_means = getattr(view.model.prior, "means", None)
     if isinstance(class_means, Tensor) and view.y is not None and int(view.y[base]) >= 0:
@@ -197,7 +197,7 @@ def traversals(view: View, most: int = 8) -> dict[str, Any] | None:
     moved = z.repeat(len(order), len(_TRAVERSALS), 1)
     for row, dimension in enumerate(order):
         moved[row, :, dimension] = centre[dimension] + torch.from_numpy(_TRAVERSALS).float()
-    flat = moved.reshape(-1, *view.model.prior.latent_shape)
+    flat = view.model.coloured(moved.reshape(-1, *view.model.prior.latent_shape))
     label = view.labels([base])
     raw = view.packaged.decode(flat, None if label is None else label.expand(len(flat)))
     cells = raw.reshape(len(order), len(_TRAVERSALS), *raw.shape[1:])

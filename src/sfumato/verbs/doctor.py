@@ -20,6 +20,7 @@ from sfumato.evaluation.diagnosis import Course, Finding, Measured, Settings, Sy
 from sfumato.evaluation.diagnosis.symptoms import State
 from sfumato.io.run import RunFolder
 from sfumato.io.store import DamagedError, shown
+from sfumato.recipes import fresh_model
 from sfumato.recipes.plan import RATE
 from sfumato.verbs.opening import Opened, is_run, open_run
 from sfumato.verbs.state import free_name, read_state
@@ -196,16 +197,19 @@ def settings_of(decided: Mapping[str, Any]) -> Settings:
     dims = 1
     for size in decided["data"]["shape"]:
         dims *= int(size)
-    prior = model["prior"]
+    if "prior" in model:
+        latent_dim, posterior = int(model["prior"].get("latent_dim", 1)), model["posterior"]["class"]
+    else:
+        latent_dim, posterior = fresh_model(model, 0).latent_dim, model["class"]
     return Settings(
         objective=objective["class"],
         likelihood=model["likelihood"]["class"],
         variance=model["likelihood"].get("variance"),
-        posterior=model["posterior"]["class"],
+        posterior=posterior,
         beta=None if beta is None else float(beta),
         free_bits=float(objective.get("free_bits", 0.0)),
         dims=dims,
-        latent_dim=int(prior.get("latent_dim", 1)),
+        latent_dim=latent_dim,
         batch_size=int(training["batch_size"]),
         train=int(decided["data"]["counts"]["train"]),
         steps=int(training["steps"]),

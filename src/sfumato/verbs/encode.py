@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.gaussians import as_normal
+from sfumato.models import Model
 from sfumato.training.runtime import open_processes
 from sfumato.verbs.opening import in_parts, open_model
 from sfumato.verbs.writing import output_path, write_arrays
@@ -36,7 +37,8 @@ def encode(
 
     Returns:
         arrays: mean and log_variance (n, latent_dim), in nats of log; label (n,), -1 where unknown. A posterior without
-            variance has no log_variance.
+            variance has no log_variance. A ladder has mean_1, mean_2, ..., top first, (n, *shape of the level): of each
+            level given the means of those above.
         path: what was written.
     """
     processes = open_processes()
@@ -48,7 +50,11 @@ def encode(
     found: dict[str, list[Tensor]] = {}
     for (rows,) in in_parts(own.numpy()):
         posterior = opened.model.encode(x[rows], None if seen is None else seen[rows])
-        normal = as_normal(posterior)
+        normal, model = as_normal(posterior), opened.model.model
+        if len(model.level_shapes) > 1:
+            for name, level in zip(level_names(model), model.split(posterior.mean), strict=True):
+                found.setdefault(name, []).append(level)
+            continue
         found.setdefault("mean", []).append(posterior.mean)
         if normal is not None:
             found.setdefault("log_variance", []).append(2 * normal.scale.log())
@@ -57,3 +63,8 @@ def encode(
         arrays[name] = processes.rows(torch.cat(parts)[: len(own) if counts else 0]).numpy()
     processes.ask(lambda: str(write_arrays(path, **arrays)))
     return arrays, path
+
+
+def level_names(model: Model) -> list[str]:
+    """Return the names of the arrays of a ladder's levels, top first."""
+    return [f"mean_{number}" for number in range(1, len(model.level_shapes) + 1)]

@@ -16,6 +16,8 @@ from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.spec import Count, NonNegative, Size, checked
 from sfumato.data.arrays import read_npy
+from sfumato.models import Model
+from sfumato.verbs.encode import level_names
 from sfumato.verbs.opening import Opened, as_numpy, in_parts, open_model
 from sfumato.verbs.writing import output_path, result_path, write_arrays, write_picture, write_table
 
@@ -48,7 +50,7 @@ def sample(
     n: int | None = None,
     *,
     label: str | int | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     draw: bool | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -61,7 +63,7 @@ def sample(
         source: a run or a model folder.
         n: how many; by default 64, or 8 of each class.
         label: the name or number of a class; None: a conditional model makes all of them, a row each.
-        temperature: multiplies the standard deviation of the prior.
+        temperature: multiplies the standard deviation of the prior; of a ladder also one for each level, top first.
         draw: draw from p(x | z) instead of taking its mean; by default not for images, and for anything else.
         seed: the same seed, the same samples.
         out: the file, by its ending a picture, arrays or a table; by default ``samples`` in the current folder.
@@ -72,7 +74,10 @@ def sample(
     path, extra = _paths(opened, out, "samples", arrays, force)
     model = opened.model
     wanted = model.label(label)
-    temperature = checked(temperature, NonNegative, "--temperature")
+    if isinstance(temperature, int | float):
+        temperature = checked(temperature, NonNegative, "--temperature")
+    else:
+        temperature = tuple(checked(each, NonNegative, "--temperature") for each in temperature)
     seed = checked(seed, Count, "--seed")
     count = checked(n, Size, "-n") if n is not None else None
     if model.model.num_classes and wanted is None:
@@ -198,7 +203,8 @@ def decode(
 
     Args:
         source: a run or a model folder.
-        latents: (n, latent_dim); or a ``.npy``, or a ``.npz`` with the array z or mean, as ``encode`` writes it.
+        latents: (n, latent_dim); or a ``.npy``, or a ``.npz`` with the array z or mean, or of a ladder mean_1, mean_2,
+            ..., as ``encode`` writes it.
         label: the class for a decoder that sees labels; by default the array label of the ``.npz``.
         out: the file; by default ``decoded`` in the current folder.
         arrays: another file, with the arrays x and label.
@@ -207,7 +213,7 @@ def decode(
     opened = open_model(source)
     model = opened.model
     path, extra = _paths(opened, out, "decoded", arrays, force)
-    z, y = (latents, None) if isinstance(latents, np.ndarray) else _read_latents(Path(latents))
+    z, y = (latents, None) if isinstance(latents, np.ndarray) else _read_latents(Path(latents), model.model)
     dims = model.model.latent_dim
     if z.ndim != 2 or z.shape[1] != dims:
         raise UserError(
@@ -284,7 +290,7 @@ def _number(value: int, count: int, option: str) -> int:
     return value
 
 
-def _read_latents(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+def _read_latents(path: Path, model: Model) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     if not path.exists():
         raise UserError(
             f"'{path}' does not exist. Give latent vectors as .npz (as `sfumato encode` writes them) or .npy."
@@ -295,8 +301,11 @@ def _read_latents(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         raise UserError(f"{path.name} should hold latent vectors as .npz or .npy. Make one with: sfumato encode")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in ("z", "mean", "x") if name in archive.files] or archive.files
             label = archive["label"] if "label" in archive.files else None
+            if len(model.level_shapes) > 1 and set(level_names(model)) <= set(archive.files):
+                levels = [np.asarray(archive[name], dtype=np.float32) for name in level_names(model)]
+                return np.concatenate([level.reshape(len(level), -1) for level in levels], 1), label
+            names = [name for name in ("z", "mean", "x") if name in archive.files] or archive.files
             return np.asarray(archive[names[0]], dtype=np.float32), label
     except (OSError, ValueError, IndexError, zipfile.BadZipFile) as error:
         raise UserError(f"{path.name} should hold an array named z or mean ({error}). Make it again.") from None

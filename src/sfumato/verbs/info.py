@@ -33,6 +33,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "model": {
             "latent_dim": model.latent_dim,
             "parameters": sum(parameter.numel() for parameter in packaged.parameters()),
+            **({"levels": [list(shape) for shape in model.level_shapes]} if len(model.level_shapes) > 1 else {}),
             "prior": type(model.prior).__name__,
             "posterior": type(model.posterior).__name__,
             "decoder": decoder,

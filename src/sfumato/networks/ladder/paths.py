@@ -93,24 +93,26 @@ class TopDown(nn.Module, ABC):
 class Rung(nn.Module):
     """One level below the top: an affine map to the prior, a gated hidden layer to the posterior, a gated step.
 
-    a(h) = A h;  b(h, f) = B glu(C h + f);  m(h, z) = glu(M [h, z]).  A and B start at zero, so that q = p = N(0, 1); M
-    starts small, so that the states of many levels do not grow.
+    a(h) = A h;  b(h, f) = B glu(C h + f);  m(h, z) = glu(M h + N z).  A starts at zero, so that p = N(0, 1); M and N
+    start smaller the more levels there are, so that the states do not grow, but each by itself: with one layer for
+    [h, z] the few numbers of z would hardly be heard beside those of h, and levels died before they were used.
 
     Args:
-        affine: (from, to) channels to an affine layer; near ones for C and M.
+        affine: (from, to) channels to an affine layer; ``near`` ones for C and M.
         near: the same for layers that may look at neighbours.
         width: channels of the state.
         hidden: of the posterior's hidden layer; features have twice as many channels.
         latent: channels of z.
-        shrink: the factor on M.
+        shrink: the factor on M and N.
     """
 
     def __init__(self, affine: Affine, near: Affine, width: int, hidden: int, latent: int, shrink: float) -> None:
         super().__init__()
         self.prior = started(affine(width, 2 * latent), 0.0)
         self.look = started(near(width, 2 * hidden), 1.0)
-        self.posterior = started(affine(hidden, 2 * latent), 0.1)
-        self.step = started(near(width + latent, 2 * width), shrink)
+        self.posterior = started(affine(hidden, 2 * latent), 0.5)
+        self.step = started(near(width, 2 * width), shrink)
+        self.take = started(affine(latent, 2 * width), shrink)
         self.gate = nn.GLU(1)
 
     def infer(self, state: Tensor, features: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class Rung(nn.Module):
 
     def merge(self, state: Tensor, z: Tensor) -> Tensor:
         """Return h + m(h, z)."""
-        change: Tensor = self.gate(self.step(torch.cat([state, z], 1)))
+        change: Tensor = self.gate(self.step(state) + self.take(z))
         return state + change
 
 
