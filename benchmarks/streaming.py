@@ -53,7 +53,7 @@ def make_array(path: Path, gigabytes: float) -> None:
         shape = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, SIZE, SIZE)}
         np.lib.format.write_array_header_1_0(out, shape)
         for start in range(0, count, len(block)):
-            out.write((block[: min(len(block), count - start)] + np.uint8(start // len(block))).tobytes())
+            out.write((block[: min(len(block), count - start)] + np.uint8(start // len(block) % 256)).tobytes())
         out.flush()
         os.fsync(out.fileno())
 
