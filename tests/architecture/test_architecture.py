@@ -34,6 +34,8 @@ ACCELERATE_STATE = {
 }
 ROOM_OF = {
     "network": "networks",
+    "bottom_up": "networks.ladder",
+    "top_down": "networks.ladder",
     "prior": "priors",
     "posterior": "posteriors",
     "likelihood": "likelihoods",
