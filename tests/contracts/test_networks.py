@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sfumato import networks
 from sfumato.core.errors import UserError
-from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, KLDecoder, KLEncoder, WithLabel
 
 LABELS = torch.tensor([0, 2, -1, 1])
 
@@ -42,8 +42,18 @@ EXAMPLES = {
         case("odd", lambda: ConvDecoder((4,), (2, 3, 7, 5), widths=(4, 6))),
         case("deep", lambda: ConvDecoder((4,), (1, 1, 9, 9), widths=(3, 4, 5, 6), blocks=2)),
     ],
+    "KLEncoder": [
+        case("halved", lambda: KLEncoder((1, 6, 4), (2, 2 * 3 * 2), widths=(4, 6), groups=2)),
+        case("grid", lambda: KLEncoder((3, 4, 8), (2, 1, 2, 4), (4, 4), 2, (False, True), False, 2, "gelu", False)),
+        case("one-size", lambda: KLEncoder((1, 3, 2), (2, 6), (4,), groups=2, centre=0.5, scale=0.5)),
+    ],
+    "KLDecoder": [
+        case("doubled", lambda: KLDecoder((2 * 3 * 2,), (2, 1, 6, 4), widths=(4, 6), groups=2, scale=0.5)),
+        case("grid", lambda: KLDecoder((1, 2, 4), (1, 3, 4, 8), (4, 4), 2, (True, False), False, 2, "mish", False)),
+    ],
     "WithLabel": [
         case("vector", lambda: WithLabel(MLP((6 + 3,), (5,), hidden=(7,)), num_classes=3)),
+        case("row", lambda: WithLabel(MLP((6 + 3,), (5,), hidden=(7,)), num_classes=3, in_shape=(1, 2, 3))),
         case("image", lambda: WithLabel(ConvEncoder((1 + 3, 7, 5), (4,), widths=(4, 6)), num_classes=3)),
         case("decoder", lambda: WithLabel(ConvDecoder((4 + 3,), (1, 1, 7, 5), widths=(4, 6)), num_classes=3)),
     ],
@@ -108,6 +118,16 @@ def test_with_label_gives_images_constant_planes() -> None:
     planes[0, 1], planes[1, 0] = 1, 1
     expected = inner(torch.cat([x, planes], 1))
     torch.testing.assert_close(WithLabel(inner, 3)(x, torch.tensor([1, 0])), expected)
+
+
+def test_with_label_gives_a_row_a_few_numbers_more() -> None:
+    inner = MLP((4 + 3,), (5,), hidden=())
+    network = WithLabel(inner, 3, in_shape=(1, 2, 2))
+    x = numbers(2, 1, 2, 2, dtype=torch.float32)
+    one_hot = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    torch.testing.assert_close(network(x, torch.tensor([1, 0])), inner(torch.cat([x.flatten(1), one_hot], 1)))
+    with pytest.raises(UserError, match=r"Build it with in_shape=\(9,\)"):
+        WithLabel(inner, 3, in_shape=(1, 2, 3))
 
 
 def test_with_label_serves_every_sample_of_z() -> None:
