@@ -4,5 +4,6 @@ from sfumato.likelihoods.bernoulli import Bernoulli
 from sfumato.likelihoods.categorical import Categorical
 from sfumato.likelihoods.discretized_logistic import DiscretizedLogistic
 from sfumato.likelihoods.gaussian import Gaussian
+from sfumato.likelihoods.masked import Masked
 
-__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian"]
+__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "Masked"]

@@ -2,6 +2,7 @@
 
 from sfumato.networks.convolution import ConvDecoder, ConvEncoder
 from sfumato.networks.label import WithLabel
+from sfumato.networks.mask import WithMask
 from sfumato.networks.mlp import MLP
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "WithLabel"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "WithLabel", "WithMask"]

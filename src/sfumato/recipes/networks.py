@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfumato.core.interfaces import Network, Posterior
-from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel, WithMask
 from sfumato.posteriors import DiagonalGaussian
 
 Shape = tuple[int, ...]
@@ -42,16 +42,24 @@ def heads(trunk: Network, latent_dim: int) -> DiagonalGaussian:
     return DiagonalGaussian(mean, log_variance, trunk)
 
 
-def mlp(widths: tuple[int, ...] = (300, 300), gated: bool = True) -> Recipe:
-    """Fully connected, gated 300-300 as in Tomczak and Welling, 2018; one trunk with two heads."""
+def mlp(widths: tuple[int, ...] = (300, 300), gated: bool = True, masked: bool = False) -> Recipe:
+    """Fully connected, gated 300-300 as in Tomczak and Welling, 2018; one trunk with two heads.
+
+    Without ``widths`` every map is affine. ``masked``: the encoder takes NaN for a missing value, and sees which.
+    """
 
     def posterior(shape: Shape, latent_dim: int, num_classes: int) -> Posterior:
-        *hidden, last = widths
+        def encoder(width: int, hidden: tuple[int, ...], activate: bool) -> Network:
+            def build(in_shape: Shape) -> Network:
+                return MLP(in_shape, (width,), hidden, gated, activate_output=activate)
 
-        def trunk(in_shape: Shape) -> Network:
-            return MLP(in_shape, (last,), tuple(hidden), gated, activate_output=True)
+            if masked:
+                return WithMask(build((2 * shape[0], *shape[1:])))
+            return labelled(build, shape, num_classes)
 
-        return heads(labelled(trunk, shape, num_classes), latent_dim)
+        if not widths:
+            return DiagonalGaussian(encoder(latent_dim, (), False), encoder(latent_dim, (), False))
+        return heads(encoder(widths[-1], widths[:-1], True), latent_dim)
 
     def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:
         return labelled(lambda shape: MLP(shape, out_shape, widths[::-1], gated), (latent_dim,), num_classes)

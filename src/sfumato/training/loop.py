@@ -253,6 +253,16 @@ class Trainer:
             self.listener.say(sentence)
         return str(self.engine.way)
 
+    def one_pass(self) -> None:
+        """Do the steps of one pass over the training split, and nothing else: nothing is evaluated or written.
+
+        Raises:
+            Diverged: three steps in a row were not finite.
+        """
+        for step in range(self._order.steps_per_epoch):
+            if self._step(step) == "rollback":
+                raise Diverged(self._obituary())
+
     def measured_step(self, step: int) -> None:
         """Do a step whose only purpose is the time it takes."""
         self._step(step)
