@@ -13,8 +13,8 @@ from torch import nn
 from sfumato import posteriors
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
-from sfumato.networks import MLP, ConvEncoder, WithLabel
-from sfumato.posteriors import DiagonalGaussian, Dirac
+from sfumato.networks import MLP, ConvEncoder, KLEncoder, WithLabel
+from sfumato.posteriors import ClampedGaussian, DiagonalGaussian, Dirac
 from sfumato.posteriors.diagonal_gaussian import LOG_VARIANCE_BOUNDS
 
 LABELS = torch.tensor([0, 2, -1, 1])
@@ -38,6 +38,10 @@ def with_label() -> WithLabel:
 
 
 EXAMPLES = {
+    "ClampedGaussian": [
+        case("", lambda: ClampedGaussian(MLP((5,), (2, 2), hidden=(6,), activation="tanh"))),
+        case("images", lambda: ClampedGaussian(KLEncoder((1, 2, 4), (2, 2), widths=(2, 4), groups=1))),
+    ],
     "DiagonalGaussian": [
         case("two-encoders", lambda: DiagonalGaussian(mean=head(), log_variance=head())),
         case("trunk", lambda: DiagonalGaussian(head(6), head(6), trunk=MLP((5,), (6,), activate_output=True))),
@@ -110,3 +114,15 @@ def test_networks_that_do_not_fit_are_refused_with_the_cure() -> None:
         DiagonalGaussian(MLP((5,), (2,)), MLP((5,), (3,)))
     with pytest.raises(UserError, match=r"Build them with in_shape=\(7,\)"):
         DiagonalGaussian(MLP((5,), (2,)), MLP((5,), (2,)), trunk=MLP((4,), (7,)))
+
+
+def test_clamped_gaussian_is_exactly_what_its_network_says_inside_and_the_bound_outside() -> None:
+    moments = MLP((1,), (2, 2), hidden=())
+    nn.init.zeros_(moments.layers[-1].weight)
+    with torch.no_grad():
+        moments.layers[-1].bias.copy_(torch.tensor([0.5, -3.0, -40.0, 12.0]))
+    q = ClampedGaussian(moments)(torch.zeros(3, 1))
+    assert q.mean[0].tolist() == [0.5, -3.0]
+    torch.testing.assert_close(q.stddev[0], torch.tensor([-15.0, 6.0]).exp())
+    with pytest.raises(UserError, match=r"out_shape \(2, latent_dim\)"):
+        ClampedGaussian(MLP((1,), (4,)))

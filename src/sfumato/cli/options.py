@@ -17,7 +17,7 @@ LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
 BINARISE = ("none", "fixed", "dynamic")
 CONDITIONS = ("prior", "decoder", "encoder", "both")
 ENGINES = ("auto", "eager", "compiled")
-RECIPES = ("mlp", "article", "conv-small", "conv-large", "ladder")
+RECIPES = ("mlp", "article", "conv-small", "conv-large", "autoencoder-kl", "ladder")
 Many = Annotated[int, Range(1, 10**12)]
 SPLITS = ("train", "validation", "test")
 

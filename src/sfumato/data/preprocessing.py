@@ -18,7 +18,7 @@ from jaxtyping import Float32, Shaped
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
-from sfumato.core.spec import Count, Positive, Shape, Size, register
+from sfumato.core.spec import Count, Positive, Real, Shape, Size, register
 from sfumato.data.content import Array
 from sfumato.data.dataset import Dataset
 from sfumato.data.randomness import random_unit
@@ -66,6 +66,10 @@ class Preprocessing(nn.Module, ABC):
     @abstractmethod
     def inverse(self, x: Tensor) -> Tensor:
         """Map (..., *shape) back to raw units: whole numbers where the raw data are discrete (rounded), else float."""
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Map (..., *shape) back to raw units as real numbers: :meth:`inverse` before it rounds."""
+        return self.inverse(x)
 
     @property
     def log_abs_det(self) -> float:
@@ -136,6 +140,15 @@ class _Discrete(Preprocessing):
         raw = k.round().clamp(0, self.levels - 1) * step
         return raw.to(torch.uint8 if self.high <= 255 else torch.int64) if step == round(step) else raw.float()
 
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Map (..., *shape) back to raw units as real numbers."""
+        return x * (self.high / self.top)
+
+    @property
+    @abstractmethod
+    def top(self) -> float:
+        """The x of the highest level."""
+
     def check(self, raw: Array, source: str) -> None:
         """Raise UserError for values outside [0, high] or between the levels."""
         if raw.dtype == np.uint8 and self.levels == 256 and self.high == 255:
@@ -167,6 +180,11 @@ class Levels(_Discrete):
     def __init__(self, shape: Shape, levels: Size = 256, high: Positive | None = None) -> None:
         super().__init__(shape, levels, high)
 
+    @property
+    def top(self) -> float:
+        """1."""
+        return 1.0
+
     def transform(self, raw: Tensor) -> Tensor:
         """Return the nearest k / (levels - 1), exactly what the likelihood expects."""
         return self.to_level(raw) / (self.levels - 1)
@@ -193,6 +211,11 @@ class Integers(_Discrete):
     def __init__(self, shape: Shape, levels: Size, high: Positive | None = None) -> None:
         super().__init__(shape, levels, high)
 
+    @property
+    def top(self) -> float:
+        """levels - 1."""
+        return self.levels - 1.0
+
     def transform(self, raw: Tensor) -> Tensor:
         """Return k."""
         return self.to_level(raw)
@@ -211,6 +234,8 @@ class Standardise(Preprocessing):
 
     Args:
         shape: the shape of one example; with one dimension it is taken for a row of columns.
+        mean: for data whose range is known, together with
+        scale: with both there is nothing to fit; 127.5 and 127.5 bring 8-bit values to [-1, 1].
 
     >>> standardise = Standardise((1,)).fit(np.array([[1.0], [3.0]]))
     >>> standardise(torch.tensor([[5.0]])), standardise.log_abs_det
@@ -220,17 +245,22 @@ class Standardise(Preprocessing):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, mean: Real | None = None, scale: Positive | None = None) -> None:
         super().__init__(shape)
+        if (mean is None) != (scale is None):
+            raise UserError("Standardise takes mean and scale together; got one of them. Give both, or none.")
+        self.fixed = mean is not None
         size = shape if len(shape) == 1 else ()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("mean", torch.full(size, 0.0 if mean is None else mean))
+        self.register_buffer("scale", torch.full(size, 1.0 if scale is None else scale))
 
     def fit(self, raw: Array) -> Standardise:
         """Set mean and scale to the mean and standard deviation of the training examples ``raw``, (n, *shape).
 
-        A column (or an array) that hardly varies keeps the scale 1.
+        A column (or an array) that hardly varies keeps the scale 1. With a given mean and scale nothing changes.
         """
+        if self.fixed:
+            return self
         axes = (0,) if len(self.shape) == 1 else tuple(range(raw.ndim))
         mean = raw.mean(axes, dtype=np.float64)
         deviation = np.zeros_like(mean)
@@ -304,6 +334,10 @@ class Binarise(Preprocessing):
         """Return x high, so a probability becomes the grey value it stands for: uint8 for 255, else float32."""
         raw = x * self.high
         return raw.round().clamp(0, 255).to(torch.uint8) if self.high == 255 else raw
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Return x high."""
+        return x * self.high
 
     def check(self, raw: Array, source: str) -> None:
         """Raise UserError for values outside [0, high]."""

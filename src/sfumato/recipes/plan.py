@@ -18,6 +18,7 @@ from sfumato.data import (
     Decision,
     Inspection,
     Preprocessing,
+    Standardise,
     build_preprocessing,
     decide,
     decided,
@@ -37,6 +38,7 @@ DEFAULT_SECONDS = 240.0
 MOST_EPOCHS = 300
 EVALUATIONS = 25
 PATIENCE = 8
+GRID_CHANNELS = 4  # of a latent grid
 RATE = 1e-3
 FREE_BITS = 0.1  # nats for each latent dimension, when careful
 WARM, WARM_CAREFUL = 1, 3  # tenths of the steps
@@ -113,9 +115,11 @@ def plan(dataset: Dataset, options: Options) -> Run:
         UserError: an option that does not exist, or does not fit the data.
     """
     facts, decisions = foresee(dataset, options)
-    preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
-    likelihood = build_likelihood(decisions, dataset.shape)
     recipe, latent = decided(decisions, "recipe"), decided(decisions, "latent")
+    preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
+    if recipe in RECIPES and RECIPES[recipe].places and isinstance(preprocessing, Standardise):
+        preprocessing = _signed(facts)
+    likelihood = build_likelihood(decisions, dataset.shape)
     _, frequencies = _classes(dataset, facts, options)
     with fixed_noise(options.seed):  # these weights are thrown away, and the caller's random numbers stay as they were
         if recipe in LADDERS:
@@ -188,7 +192,7 @@ def _recipe(facts: Inspection, options: Options) -> Decision:
         known = (*RECIPES, *LADDERS)
         if options.recipe not in known:
             raise UserError(f"there is no recipe '{options.recipe}'. {did_you_mean(options.recipe, known)}")
-        if options.recipe.startswith("conv") and facts.layout != "images":
+        if (options.recipe.startswith("conv") or _places(options, facts)) and facts.layout != "images":
             raise UserError(f"recipe {options.recipe} needs images; {facts.source} holds none. Use --recipe mlp.")
         return Decision("recipe", options.recipe, "asked for", "--recipe NAME", "user")
     if facts.layout != "images":
@@ -200,10 +204,35 @@ def _recipe(facts: Inspection, options: Options) -> Decision:
     return Decision("recipe", name, f"images of {facts.shape[0]} channels, {size}", "--recipe mlp", "auto")
 
 
+def _places(options: Options, facts: Inspection) -> tuple[int, int] | None:
+    """Return (height, width) of the recipe's latent grid, (0, 0) where the data are no images, None without a grid."""
+    recipe = RECIPES.get(options.recipe or "")
+    if recipe is None or recipe.places is None:
+        return None
+    return recipe.places(facts.shape) if facts.layout == "images" else (0, 0)
+
+
+def _signed(facts: Inspection) -> Standardise:
+    """Return the map from the range of the values to [-1, 1]: what ``AutoencoderKL`` takes and gives."""
+    low, high = (facts.low, facts.high) if facts.kind == "real" else (0.0, facts.top)
+    return Standardise(facts.shape, (low + high) / 2, (high - low) / 2 if high > low else 1.0)
+
+
 def _latent_dim(facts: Inspection, options: Options) -> Decision:
+    grid = _places(options, facts)
     if options.latent_dim is not None:
         dim = checked(options.latent_dim, Size, "--latent-dim")
+        if grid is not None and dim % math.prod(grid):
+            near = max(1, round(dim / math.prod(grid))) * math.prod(grid)
+            raise UserError(
+                f"recipe {options.recipe} has a grid of {grid[0]}x{grid[1]} latent vectors, so --latent-dim must be a "
+                f"multiple of {math.prod(grid)}; got {dim}. Use --latent-dim {near}."
+            )
         return Decision("latent", dim, "asked for", "--latent-dim N", "user")
+    if grid is not None:
+        dim = GRID_CHANNELS * math.prod(grid)
+        because = f"{GRID_CHANNELS} channels on a grid of {grid[0]}x{grid[1]}"
+        return Decision("latent", dim, because, f"--latent-dim {2 * dim}", "auto")
     dim = 2 ** math.ceil(math.log2(max(2, facts.pca_95)))
     dim = max(1, min(dim, 32, facts.dimensions))
     components = "principal component holds" if facts.pca_95 == 1 else "principal components hold"

@@ -36,6 +36,7 @@ def build_vae(
             ``both``.
     """
     classes = len(frequencies)
+    recipe = recipe.adapted(likelihood) if recipe.adapted else recipe
     encoder_sees = classes if condition in ("encoder", "both") else 0
     decoder_sees = classes if condition in ("decoder", "both") else 0
     return VAE(

@@ -24,8 +24,8 @@ _INK = "#282828"
 def display_range(preprocessing: nn.Module | None) -> tuple[float, float]:
     """Return the raw values that are shown as black and white.
 
-    0 and the highest level for discrete data; mean -/+ 2.5 standard deviations where the data were standardised; else,
-    and for binary data, 0 and 1.
+    0 and the highest level for discrete data; mean -/+ 2.5 standard deviations where the data were standardised, or the
+    range that was given for that; else, and for binary data, 0 and 1.
     """
     high = getattr(preprocessing, "high", None)
     if high is not None:
@@ -33,7 +33,8 @@ def display_range(preprocessing: nn.Module | None) -> tuple[float, float]:
     mean, scale = (getattr(preprocessing, name, None) for name in ("mean", "scale"))
     if isinstance(mean, Tensor) and isinstance(scale, Tensor):
         centre, spread = float(mean.mean()), float(scale.mean())
-        return centre - 2.5 * spread, centre + 2.5 * spread
+        reach = spread if getattr(preprocessing, "fixed", False) else 2.5 * spread
+        return centre - reach, centre + reach
     return 0.0, 1.0
 
 
