@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sfumato.core.interfaces import Network, Posterior
-from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel, WithMask
-from sfumato.posteriors import DiagonalGaussian
+from sfumato.core.errors import UserError
+from sfumato.core.interfaces import Likelihood, Network, Posterior
+from sfumato.likelihoods import Categorical, Gaussian
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, KLDecoder, KLEncoder, WithLabel, WithMask
+from sfumato.networks.autoencoder_kl import grid_size
+from sfumato.posteriors import ClampedGaussian, DiagonalGaussian
 
 Shape = tuple[int, ...]
 
@@ -21,12 +24,17 @@ class Recipe:
         about: what it is for.
         posterior: (shape of an example, latent_dim, classes that the encoder sees or 0) -> q(z | x).
         decoder: (latent_dim, shape of the likelihood's parameters, classes that it sees or 0) -> g.
+        adapted: likelihood -> the recipe for it, where the networks depend on the range of x.
+        places: shape of an example -> (height, width) of the latent grid, where there is one: the latent size is a
+            multiple of their product.
     """
 
     name: str
     about: str
     posterior: Callable[[Shape, int, int], Posterior]
     decoder: Callable[[int, Shape, int], Network]
+    adapted: Callable[[Likelihood], Recipe] | None = None
+    places: Callable[[Shape], tuple[int, int]] | None = None
 
 
 def labelled(build: Callable[[Shape], Network], shape: Shape, num_classes: int) -> Network:
@@ -95,6 +103,38 @@ def conv(name: str, widths: tuple[int, ...], features: int, about: str) -> Recip
     return Recipe(name, about, posterior, decoder)
 
 
+def autoencoder_kl(widths: tuple[int, ...] = (32, 64, 64), low: float = -1.0, high: float = 1.0) -> Recipe:
+    """Latent diffusion's first stage, a grid of latent vectors, for x in [low, high]; diffusers loads its export."""
+
+    def unlabelled(num_classes: int) -> None:
+        if num_classes:
+            raise UserError(
+                "recipe autoencoder-kl shows the class to no network, as AutoencoderKL knows none. Use --condition "
+                "prior, or another --recipe."
+            )
+
+    def posterior(shape: Shape, latent_dim: int, num_classes: int) -> Posterior:
+        unlabelled(num_classes)
+        centre, scale = (low + high) / 2, (high - low) / 2
+        return ClampedGaussian(KLEncoder(shape, (2, latent_dim), widths, centre=centre, scale=scale))
+
+    def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:
+        unlabelled(num_classes)
+        return KLDecoder((latent_dim,), out_shape, widths, scale=(high - low) / 2 if low == 0 else 1.0)
+
+    def adapted(likelihood: Likelihood) -> Recipe:
+        if isinstance(likelihood, Gaussian):
+            return autoencoder_kl(widths)
+        top = likelihood.levels - 1 if isinstance(likelihood, Categorical) else 1
+        return autoencoder_kl(widths, 0.0, float(top))
+
+    def places(shape: Shape) -> tuple[int, int]:
+        return grid_size(shape[-2], shape[-1], len(widths))
+
+    about = "the first stage of latent diffusion; `export --to diffusers` takes it"
+    return Recipe("autoencoder-kl", about, posterior, decoder, adapted, places)
+
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -102,5 +142,6 @@ RECIPES: dict[str, Recipe] = {
         article(),
         conv("conv-small", (32, 64), 256, "images up to about 64 pixels"),
         conv("conv-large", (32, 64, 128, 256), 512, "larger images, with more time or a GPU"),
+        autoencoder_kl(),
     )
 }
