@@ -50,7 +50,7 @@ class Options:
 
     Args:
         recipe: a name of ``RECIPES`` or ``LADDERS``.
-        latent_dim: the number of dimensions of z; of a ladder those of the top level.
+        latent_dim: the number of dimensions of z; of a ladder those of one level, see ``build_ladder``.
         levels: of a ladder.
         conditional: whether every class owns a learned mean.
         condition: who sees y besides the prior: prior (nobody), decoder, encoder, both.

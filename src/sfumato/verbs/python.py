@@ -78,7 +78,7 @@ def train(
     Args:
         data: what :func:`inspect` takes, or what it returned.
         out: the folder of the run, by default ``runs/<name of the data>``.
-        latent_dim: the number of dimensions of z; of a ladder those of its top level.
+        latent_dim: the number of dimensions of z; of a ladder those of one level, half of them in each above.
         levels: of a ladder.
         conditional: whether every class owns a learned mean; None: where there are classes.
         condition: who sees the class besides the prior: prior (nobody), decoder, encoder, both.
