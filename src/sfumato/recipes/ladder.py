@@ -14,7 +14,7 @@ from sfumato.recipes.vae import prior_for
 LADDERS = {"ladder": "levels of z above each other, each prior and posterior given the levels above"}
 SMALL = 1024  # values of an image up to which layers are fully connected
 SMALLEST_SIDE = 4
-LEVELS = 3  # of vectors
+LEVELS, LEAST = 4, 4  # of vectors: how many, and the dimensions that the top ones have at least
 MOST_LEVELS = 256
 WIDTH, HIDDEN = 256, 128
 WIDTHS, CONV_HIDDEN, CHANNELS = (32, 64, 64, 96, 128), 32, 4
@@ -27,18 +27,32 @@ def build_ladder(
 
     Args:
         likelihood: p(x | z), which knows the shape of an example.
-        latent_dim: dimensions of z at the top, and of every other level that is a vector.
+        latent_dim: dimensions of z: of convolutions those of the vector at the top; of vectors those of the lowest
+            level, see :func:`halving`.
         levels: L.
         frequencies: p(y) of each class for a class-conditional model, in which every class owns a learned mean of the
             top level; empty for a plain one.
     """
-    top, shape, out = prior_for(latent_dim, frequencies), likelihood.shape, likelihood.parameter_shape
+    shape, out = likelihood.shape, likelihood.parameter_shape
     if not is_convolutional(shape):
-        down = MLPTopDown((latent_dim,) * levels, out, WIDTH, HIDDEN)
+        dims = halving(latent_dim, levels)
+        down = MLPTopDown(dims, out, WIDTH, HIDDEN)
+        top = prior_for(dims[0], frequencies)
         return HierarchicalVAE(top, MLPBottomUp(shape, levels, WIDTH, HIDDEN), down, likelihood)
     widths, counts = WIDTHS[: sizes_of(shape)], spread(levels - 1, sizes_of(shape))
     up = ConvBottomUp(shape, widths, counts, CONV_HIDDEN)
     return HierarchicalVAE(top, up, ConvTopDown(out, latent_dim, CHANNELS, widths, counts, CONV_HIDDEN), likelihood)
+
+
+def halving(latent_dim: int, levels: int) -> tuple[int, ...]:
+    """Return the dimensions of each level, top first: half as many as the level below, but 4 at least.
+
+    A top level that can say everything leaves the others nothing to say: they die (binary MNIST, see the log).
+
+    >>> halving(16, 4)
+    (4, 4, 8, 16)
+    """
+    return tuple(min(latent_dim, max(LEAST, latent_dim >> above)) for above in reversed(range(levels)))
 
 
 def is_convolutional(shape: tuple[int, ...]) -> bool:
