@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sfumato.core.errors import UserError
 from sfumato.core.spec import Count, Length, Shape, Size, Widths, register
 from sfumato.networks.convolution import ResidualBlock, halved, image_shape
-from sfumato.networks.ladder.paths import BottomUp, Rung, TopDown, as_numbers, shrink_for, started
+from sfumato.networks.ladder.paths import BottomUp, Rung, TopDown, as_numbers, shrink_for, started, wide
 
 Counts = Annotated[tuple[Count, ...], Length(256)]
 
@@ -163,7 +163,7 @@ class ConvTopDown(TopDown):
         """Return (rows, *out_shape)."""
         height, width = self.sizes[0]
         out = F.pixel_shuffle(self.out(self.gate(self.last(state))), 2)[..., :height, :width]
-        return out.reshape(-1, *self.out_shape)
+        return wide(out).reshape(-1, *self.out_shape)
 
     def _grown(self, level: int, state: Tensor) -> Tensor:
         """Return the state after ``level`` at the size of the next one, or of the last map."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.core.spec import Shape, Size, Widths, register
-from sfumato.networks.ladder.paths import BottomUp, Rung, TopDown, as_numbers, shrink_for, started
+from sfumato.networks.ladder.paths import BottomUp, Rung, TopDown, as_numbers, shrink_for, started, wide
 
 
 @final
@@ -107,4 +107,4 @@ class MLPTopDown(TopDown):
     def finish(self, state: Tensor) -> Tensor:
         """Return (rows, *out_shape)."""
         out: Tensor = self.out(self.gate(self.last(state)))
-        return out.reshape(-1, *self.out_shape)
+        return wide(out).reshape(-1, *self.out_shape)

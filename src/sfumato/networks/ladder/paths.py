@@ -148,5 +148,10 @@ def shrink_for(levels: int) -> float:
 
 
 def as_numbers(values: Tensor, shape: Shape) -> Tensor:
-    """Return (rows, 2 channels, ...) as (rows, 2, *shape)."""
-    return values.reshape(-1, 2, *shape)
+    """Return (rows, 2 channels, ...) as (rows, 2, *shape), float32 or wider whatever the autocast."""
+    return wide(values).reshape(-1, 2, *shape)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return ``values`` in float32 or wider: densities are not computed in less."""
+    return values.float() if values.dtype.itemsize < 4 else values
