@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check clean
+.PHONY: help demo browser test check clean
 
 help:
 	@echo "make demo   train the conditional VAE on the embedded data, to a finished report"
@@ -26,10 +26,15 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 demo: $(VENV)/.demo
 	$(BIN)/sfumato demo
 
-test: $(VENV)/.dev
+# The tests of the explorer's page need a Chromium; where none can be had they are skipped, and say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	    { apt-get update -qq && apt-get install -y -qq chromium; } || echo "no Chromium: the page is not tested"
+
+test: $(VENV)/.dev browser
 	$(PYTEST)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

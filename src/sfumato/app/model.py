@@ -22,7 +22,7 @@ from sfumato.core.gaussians import as_normal, has_density, kl_parts
 from sfumato.core.numerics import fixed_noise, logmeanexp, seed_for
 from sfumato.evaluation import evidence_bound
 from sfumato.models import PackagedModel
-from sfumato.models.vae import tempered
+from sfumato.models.model import tempered
 
 GROUPS = 8
 STREAM = 0x736572766564  # "served": keeps these random numbers apart from others with the same seed

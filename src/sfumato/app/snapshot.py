@@ -22,6 +22,7 @@ from PIL import Image
 from sfumato.app.bodies import shown
 from sfumato.app.model import Served
 from sfumato.core.errors import SfumatoError
+from sfumato.core.numerics import fixed_noise
 from sfumato.data import Dataset, InMemory
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.report.pictures import shrink
@@ -31,6 +32,8 @@ POINTS = 5_000
 SEED = 0x6D6170  # "map": which examples are shown
 THUMBNAIL = 32
 JITTER = 1e-6
+NUMBERS = 4_000_000  # of posterior means that the page gets; with very many dimensions there are fewer points
+DIRECTIONS = 64  # in which planes of very many dimensions are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +86,10 @@ class Snapshot:
 
     def planes(self) -> dict[str, NDArray[np.float32]]:
         """Return name -> (2, D), orthonormal."""
-        found = {"variance": principal_plane(self.means)}
+        means, back = _reduced(self.means)
+        found = {"variance": principal_plane(means) @ back}
         if len(np.unique(self.y[self.y >= 0])) > 1:
-            found["classes"] = class_plane(self.means, self.y)
+            found["classes"] = class_plane(means, self.y) @ back
         return found
 
     def pictures(self, numbers: NDArray[np.int64] | slice = slice(None)) -> NDArray[Any]:
@@ -120,6 +124,7 @@ def take_snapshot(opened: Opened, version: int, points: int, previous: Snapshot 
     if previous is not None and previous.rows is not None:
         x, y, rows, items = previous.x, previous.y, previous.rows, previous.items
     else:
+        points = max(2, min(points, NUMBERS // served.latent_dim))
         found = _examples(opened, points)
         if found is None:
             return _of_samples(opened, served, version, min(points, 2_000))
@@ -129,6 +134,17 @@ def take_snapshot(opened: Opened, version: int, points: int, previous: Snapshot 
     with served.noise:
         latents = find_latents(opened.model.model, examples, opened.model.preprocessing)
     return Snapshot(version, opened, served, x, y, rows, items, latents)
+
+
+def _reduced(means: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the means in few directions, and these directions as rows; unchanged where there are few dimensions."""
+    dims = means.shape[1]
+    if dims <= 4 * DIRECTIONS:
+        return means, np.eye(dims, dtype=np.float32)
+    with fixed_noise(SEED):
+        _, _, directions = torch.pca_lowrank(torch.from_numpy(means), min(DIRECTIONS, len(means)), niter=4)
+    back = directions.T.contiguous().numpy()
+    return means @ back.T, back
 
 
 def principal_plane(means: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -78,7 +78,7 @@ class _needed:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ModuleNotFoundError) and error.name in ("starlette", "uvicorn"):
-            raise UserError(f"this needs {error.name}, which is not installed.  pip install sfumato[app]") from None
+            raise UserError(f"this needs {error.name}, which is not installed.  pip install 'sfumato[app]'") from None
 
 
 def _serve(app: Any, where: Any, what: str, browser: bool) -> int:

@@ -135,15 +135,20 @@ export function between(z0, z1, t, way) {
   return out;
 }
 
-// Standard normals that follow from a seed (mulberry32 and Box-Muller), for draws about a point.
-export function normals(seed) {
+// Uniform numbers in [0, 1) that follow from a seed (mulberry32).
+export function uniforms(seed) {
   let s = seed >>> 0;
-  const unit = () => {
+  return () => {
     s = (s + 0x6d2b79f5) >>> 0;
     let t = Math.imul(s ^ (s >>> 15), s | 1);
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
   };
+}
+
+// Standard normals, by Box and Muller.
+export function normals(seed) {
+  const unit = uniforms(seed);
   return () => Math.sqrt(-2 * Math.log(1 - unit())) * Math.cos(2 * Math.PI * unit());
 }
 

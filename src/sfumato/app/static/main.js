@@ -2,6 +2,7 @@
 
 import { $, colour, drawExample, el, number } from "./draw.js";
 import { server } from "./api.js";
+import { offline } from "./offline.js";
 import { Curves } from "./curves.js";
 import { Geometry } from "./latent.js";
 import { Here } from "./here.js";
@@ -18,7 +19,7 @@ const TABS = [["sample", "Sample"], ["path", "Path"], ["image", "Your image"], [
 const LOOK_MS = 2000;
 
 const world = {
-  backend: server, model: null, geometry: null, atlas: null, theme: "", shuffled: [],
+  backend: window.SFUMATO ? offline(window.SFUMATO) : server, model: null, geometry: null, atlas: null, theme: "", shuffled: [],
 
   tell(error) {
     $("notice").hidden = !error;
@@ -103,7 +104,7 @@ function buildTools() {
   if (model.latent_dim > 1) planes.push(["dims", "dimensions"]);
   $("plane").replaceChildren(...planes.map(([value, text]) => el("option", { value, textContent: text })));
   for (const key of ["across", "up"]) {
-    $(key).replaceChildren(...Array.from(model.order, (d) => el("option", { value: d, textContent: `z${d}` })));
+    $(key).replaceChildren(...Array.from(model.order.slice(0, 256), (d) => el("option", { value: d, textContent: `z${d}` })));
   }
   const names = model.names.length ? model.names : [];
   const present = new Set(model.label);

@@ -1,0 +1,28 @@
+"""A finished run of tiny images, for the explorer."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+from app_helpers import bars
+
+from sfumato.cli.main import run
+from sfumato.verbs import listeners
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on 60 images of 8x8, three classes; only for reading."""
+    folder = tmp_path_factory.mktemp("finished")
+    x, y = bars()
+    np.savez(folder / "tiny.npz", x=x, y=y, class_names=np.array(["top", "<b>middle</b>", "=bottom"]))
+    report, listeners.write_report = listeners.write_report, lambda path, **content: Path(path).write_text("<html>")
+    try:
+        with chdir(folder):
+            assert run(["train", "tiny.npz", "--steps", "60", "--latent-dim", "4", "--quiet"]) == 0
+    finally:
+        listeners.write_report = report
+    return folder / "runs" / "tiny"
