@@ -79,15 +79,20 @@ class House:
     ticket: str | None = None
 
     @property
+    def own(self) -> frozenset[str]:
+        """Every name of this machine with our port."""
+        bare = {*self.names} if self.port == 80 else set()
+        return frozenset({f"{name}:{self.port}" for name in self.names} | bare)
+
+    @property
     def hosts(self) -> frozenset[str]:
         """Every value of ``Host`` that is ours."""
-        own = {f"{name}:{self.port}" for name in self.names} | ({*self.names} if self.port == 80 else set())
-        return frozenset(own | ({self.public[0]} if self.public else set()))
+        return self.own | ({self.public[0]} if self.public else set())
 
     @property
     def origins(self) -> frozenset[str]:
         """Every value of ``Origin`` that is ours."""
-        return frozenset({f"http://{host}" for host in self.hosts} | ({self.public[1]} if self.public else set()))
+        return frozenset(f"http://{host}" for host in self.own) | ({self.public[1]} if self.public else set())
 
 
 class Refused(Exception):
