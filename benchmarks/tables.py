@@ -134,6 +134,67 @@ def speed() -> list[str]:
     return [*head, "|---|---|", *rows, ""]
 
 
+def streaming() -> list[str]:
+    """Return how much memory data take that do not fit, and who waits for whom."""
+    found = read("streaming")
+    if found is None or "epoch" not in found:
+        return []
+    epoch, parts = found["epoch"], [found[name] for name in ("array", "resume")]
+    rows = [
+        (f"examples, 3x64x64, {epoch['gigabytes']:.1f} GB", f"{parts[0]['examples']:,}"),
+        ("memory of the process, most", f"{epoch['resident_gb']:.2f} GB"),
+        ("of it pages of mapped files (programs)", f"{max(part['file_gb'] for part in parts):.2f} GB"),
+        ("read from the disk", f"{sum(part['read_from_disk_gb'] for part in parts):.1f} GB"),
+        ("the model waits for data", f"{100 * epoch['waits_share']:.1f} % of the time"),
+        ("images a second", " and ".join(f"{part['images_per_second']:,.0f}" for part in parts)),
+        ("random rows a second from this disk, nothing else to do", f"{parts[0]['disk_rows_per_second']:,.0f}"),
+        ("resumed in the middle of the epoch", "bit for bit" if epoch["bit_exact_resume"] else "another training"),
+    ]
+    if folder := found.get("folder"):
+        what = f"a folder of {folder['examples']:,} PNG, decoded by {folder['workers']} worker(s): the model waits"
+        rows += [
+            (what, f"{100 * folder['waits_share']:.1f} % of the time"),
+            ("memory of the process and its workers, most", f"{folder['resident_gb']:.2f} GB"),
+        ]
+    head = [
+        "## Data that do not fit: an epoch of 20 GB",
+        "",
+        f"An array on the disk, read by row in a random order, {parts[0]['model']}, batch {parts[0]['batch']}, in two "
+        f"processes one after the other; {found['machine']['processor']}, {found['machine']['threads']} threads "
+        "(`streaming.json`). Before it begins the set is dropped from the page cache, which is not part of a process's "
+        "memory.",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    return [*head, *(f"| {name} | {value} |" for name, value in rows), ""]
+
+
+def start() -> list[str]:
+    """Return how long it takes until something happens."""
+    found = read("start")
+    if found is None:
+        return []
+    names = {
+        "help": "`sfumato --help`",
+        "alone": "`sfumato`",
+        "train_help": "`sfumato train --help`",
+        "import_torch": "`import torch`",
+        "import_torch_and_sfumato": "`import torch, sfumato`",
+        "ready": "the same, and every name of `sfumato` touched",
+    }
+    head = [
+        "## The start",
+        "",
+        "Seconds of whole processes, files in the page cache, medians in turns (`start.json`):",
+        "",
+        "| | median (range) | rounds |",
+        "|---|---|---|",
+    ]
+    rows = [(text, found["processes"][name]) for name, text in names.items()]
+    return [*head, *(f"| {text} | {interval(entry, 2)} | {entry['rounds']} |" for text, entry in rows), ""]
+
+
 WAYS = {"float32": "float32", "float32_onednn": "float32 through oneDNN", "bf16": "bf16"}
 RACE = """## Beside other libraries
 
@@ -229,7 +290,8 @@ def bound_race(part: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    PAGE.write_text("\n".join([HEAD, *likelihoods(), *annealing(), *conditional(), *speed(), *race()]).rstrip() + "\n")
+    sections = [likelihoods(), annealing(), conditional(), speed(), streaming(), start(), race()]
+    PAGE.write_text("\n".join([HEAD, *(line for section in sections for line in section)]).rstrip() + "\n")
     print(PAGE)
 
 
