@@ -399,7 +399,7 @@ def test_the_keys(watched: Watched) -> None:
     page.locator("#help").click()
     page.locator("#keys button").click()
     reached = set()
-    for _ in range(60):
+    for _ in range(110):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("() => document.activeElement.id || document.activeElement.name"))
     assert {"plane", "view", "depth", "lasso", "fit", "map", "random", "set-a", "theme"} <= reached

@@ -34,7 +34,6 @@ from sfumato.core.errors import SfumatoError, UserError
 from sfumato.core.spec import Count, NonNegative, Range, checked
 from sfumato.io.run import finite
 
-MOST = 1_024
 SCORE_SAMPLES = 64
 NO_STORE = {"cache-control": "no-store"}
 KEPT = {"cache-control": "private, max-age=3600"}
@@ -87,7 +86,7 @@ def explorer_routes(watched: Watched, limiter: anyio.CapacityLimiter) -> list[Ro
             raise Refused(
                 422, f"expected float32 numbers, {dims} for each z; got {len(body):,} bytes. Send whole rows."
             )
-        z = checked_rows(np.frombuffer(body, "<f4").reshape(-1, dims), (dims,), "z", MOST)
+        z = checked_rows(np.frombuffer(body, "<f4").reshape(-1, dims), (dims,), "z", snapshot.served.most)
         y = snapshot.served.labels(class_of(request, snapshot), len(z))
         x = await in_thread(limiter, snapshot.served.decode, z, y)
         pixels = shown(x, snapshot.served.packaged.preprocessing)
@@ -95,9 +94,10 @@ def explorer_routes(watched: Watched, limiter: anyio.CapacityLimiter) -> list[Ro
 
     async def sample(request: Request) -> Response:
         found = await read_json(request, {"n": True, "class": True, "temperature": True, "seed": True})
-        n = checked_number(found["n"], Range(1, MOST), "n")
+        snapshot = await newest()
+        n = checked_number(found["n"], Range(1, snapshot.served.most), "n")
         temperature = checked_number(found["temperature"], NonNegative, "temperature")
-        seed, snapshot = checked_number(found["seed"], Count, "seed"), await newest()
+        seed = checked_number(found["seed"], Count, "seed")
         label = snapshot.served.labels(found["class"], 1)
         number = None if label is None else int(label[0])
 

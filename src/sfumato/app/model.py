@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.core.gaussians import as_normal, has_density, kl_parts
+from sfumato.core.gaussians import as_normal, has_density
 from sfumato.core.numerics import fixed_noise, logmeanexp, seed_for
 from sfumato.evaluation import evidence_bound
 from sfumato.models import PackagedModel
 from sfumato.models.model import tempered
 
 GROUPS = 8
+MOST = 1_024
+NUMBERS = 16_000_000
 STREAM = 0x736572766564  # "served": keeps these random numbers apart from others with the same seed
 
 
@@ -35,14 +37,10 @@ class Encoded:
     Args:
         mean: (n, D), units of z.
         sigma: standard deviation, (n, D); None for a posterior that is not Gaussian.
-        l_mu: (n, D), nats; None where there is no closed form.
-        l_sigma: (n, D), nats.
     """
 
     mean: NDArray[np.float32]
     sigma: NDArray[np.float32] | None
-    l_mu: NDArray[np.float32] | None
-    l_sigma: NDArray[np.float32] | None
 
 
 @dataclass(eq=False)
@@ -67,6 +65,11 @@ class Served:
     def latent_dim(self) -> int:
         """The number of latent dimensions."""
         return self.packaged.model.latent_dim
+
+    @property
+    def most(self) -> int:
+        """How many examples may be asked for at a time: their values fit into 16 million numbers."""
+        return max(1, min(MOST, NUMBERS // math.prod(self.shape)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,16 +110,11 @@ class Served:
         self.packaged.preprocessing.check(x, "x")
 
     def encode(self, x: NDArray[Any], y: NDArray[np.int64] | None = None) -> Encoded:
-        """Return q(z | x); the KL is to p(z | y) where ``y`` is given and the model has classes."""
+        """Return q(z | x); ``y`` for encoders that see the class."""
         with torch.no_grad():
             posterior = self.packaged.encode(torch.from_numpy(np.ascontiguousarray(x)), self._seen(y, len(x)))
             normal = as_normal(posterior)
-            label = None if y is None or not self.packaged.model.num_classes else torch.from_numpy(y)
-            parts = None if self.packaged.model.num_classes and y is None else kl_parts(
-                posterior, self.packaged.model.prior(label)
-            )  # fmt: skip
-        l_mu, l_sigma = (_rows(part) for part in parts) if parts is not None else (None, None)
-        return Encoded(_rows(posterior.mean), None if normal is None else _rows(normal.scale), l_mu, l_sigma)
+            return Encoded(_rows(posterior.mean), None if normal is None else _rows(normal.scale))
 
     def decode(self, z: NDArray[np.float32], y: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return the expected data at ``z`` (n, D), in raw units."""

@@ -8,8 +8,8 @@ from sfumato.app.bodies import JSON, NPZ, PICTURES
 from sfumato.app.model import Served
 from sfumato.data import Identity, Preprocessing, Standardise
 
-MOST = 1_024
 MOST_SCORED = 64
+MOST_SAMPLES = 256
 BIG = 1e6
 
 
@@ -21,23 +21,25 @@ def document(served: Served, secured: bool, version: str) -> dict[str, Any]:
         secured: whether a token is asked for.
         version: of sfumato.
     """
-    packaged, images = served.packaged, len(served.shape) == 3
-    count = packaged.model.num_classes
-    x, x_scored = (rows(values(packaged.preprocessing), served.shape, most) for most in (MOST, MOST_SCORED))
-    z = rows(number(-100, 100), (served.latent_dim,), MOST)
-    made = rows({"type": "number"}, served.shape, MOST)
-    y = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": count - 1}, {"enum": list(served.names)}]}
-    latent = rows({"type": "number"}, (served.latent_dim,), MOST)
+    packaged, images, most = served.packaged, len(served.shape) == 3, served.most
+    classes = packaged.model.num_classes
+    x, x_scored = (
+        rows(values(packaged.preprocessing), served.shape, count) for count in (most, min(most, MOST_SCORED))
+    )
+    z = rows(number(-100, 100), (served.latent_dim,), most)
+    made = rows({"type": "number"}, served.shape, most)
+    y = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": classes - 1}, {"enum": list(served.names)}]}
+    latent = rows({"type": "number"}, (served.latent_dim,), most)
     each = {"type": "array", "items": {"type": ["number", "null"]}}
     sample: dict[str, Any] = {
-        "n": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 1},
+        "n": {"type": "integer", "minimum": 1, "maximum": most, "default": 1},
         "temperature": {"type": "number", "minimum": 0, "maximum": 100, "default": 1},
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**53, "default": 0},
         "draw": {"type": "boolean", "default": False},
-    } | ({"class": y} if count else {})
+    } | ({"class": y} if classes else {})
     forms = ["json", "npz", *(["png"] if images else [])]
-    draws = [whole("samples", 1, 256, 64), whole("seed", 0, 2**31, 0)]
-    label = ({"y": y},) if count else ()
+    draws = [whole("samples", 1, MOST_SAMPLES, 64), whole("seed", 0, 2**31, 0)]
+    label = ({"y": y},) if classes else ()
     paths = {
         "/api/model": {"get": operation("What the model is", ok(obj({}, closed=False)))},
         "/api/encode": {

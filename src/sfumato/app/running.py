@@ -30,6 +30,6 @@ def open_explorer(run: str | Path, *, points: int = POINTS, **where: Any) -> tup
 
 def open_service(run: str | Path, **where: Any) -> tuple[Guard, Place]:
     """Return the service of a run or a model, without the page, and where it will listen."""
-    watched = watch(run, 2)
+    watched = watch(run, 0)
     bound = place(**where)
     return build(watched, bound.house, page=False), bound

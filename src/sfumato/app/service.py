@@ -24,16 +24,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sfumato.app.bodies import answer, checked_rows, read_arrays, read_json
-from sfumato.app.explorer import MOST, answered, checked_number, in_thread
+from sfumato.app.explorer import answered, checked_number, in_thread
 from sfumato.app.guard import Refused
 from sfumato.app.model import Served
-from sfumato.app.openapi import document
+from sfumato.app.openapi import MOST_SAMPLES, MOST_SCORED, document
 from sfumato.core.spec import Count, NonNegative, Range
 from sfumato.io.run import finite
 
-MOST_SCORED = 64
-MOST_SAMPLES = 1_000
-MOST_DRAWS = 16_384
 SCORE_SAMPLES = 64
 FORMATS = ("json", "npz", "png")
 Newest = Callable[[], Awaitable[Served]]
@@ -75,7 +72,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
 
     async def encode(request: Request) -> Response:
         form, served = query(request, FORMATS[:2]), await newest()
-        x, y = await examples(request, served, MOST)
+        x, y = await examples(request, served, served.most)
         found = await in_thread(limiter, served.encode, x, y)
         arrays = {"mean": found.mean} | ({} if found.sigma is None else {"sigma": found.sigma})
         return answer(arrays, form, served.packaged.preprocessing)
@@ -83,7 +80,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
     async def decode(request: Request) -> Response:
         form, served = query(request, FORMATS), await newest()
         z, y = await read_arrays(request, "z", None)
-        z = checked_rows(z, (served.latent_dim,), "z", MOST).astype(np.float32)
+        z = checked_rows(z, (served.latent_dim,), "z", served.most).astype(np.float32)
         x = await in_thread(limiter, served.decode, z, classes(served, y, len(z)))
         return answer({"x": x}, form, served.packaged.preprocessing)
 
@@ -91,7 +88,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
         form, served = query(request, FORMATS), await newest()
         keys = dict.fromkeys(("n", "class", "temperature", "seed", "draw"), False)
         found = await read_json(request, keys)
-        n = checked_number(found.get("n", 1), Range(1, MOST), "n")
+        n = checked_number(found.get("n", 1), Range(1, served.most), "n")
         temperature = checked_number(found.get("temperature", 1.0), NonNegative, "temperature")
         if temperature > 100:
             raise Refused(422, f"expected a temperature from 0 to 100; got {temperature:g}. Send a smaller one.")
@@ -105,7 +102,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
 
     async def reconstruct(request: Request) -> Response:
         form, served = query(request, FORMATS), await newest()
-        x, y = await examples(request, served, MOST)
+        x, y = await examples(request, served, served.most)
 
         def work() -> NDArray[Any]:
             return served.decode(served.encode(x, y).mean, y)
@@ -116,9 +113,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
         form, served = query(request, FORMATS[:2], ("samples", "seed")), await newest()
         samples = counted(request, "samples", SCORE_SAMPLES, 1, MOST_SAMPLES)
         seed = counted(request, "seed", 0, 0, 2**31)
-        x, _ = await examples(request, served, MOST_SCORED)
-        if len(x) * samples > MOST_DRAWS:
-            raise Refused(422, f"expected at most {MOST_DRAWS:,} draws in all; got {len(x) * samples:,}. Send less.")
+        x, _ = await examples(request, served, min(MOST_SCORED, served.most))
         value, error = await in_thread(limiter, served.score, x, samples, seed)
         if form == "npz":
             arrays = {"log_likelihood": value, "standard_error": error}

@@ -117,10 +117,14 @@ def take_snapshot(opened: Opened, version: int, points: int, previous: Snapshot 
     Args:
         opened: the model.
         version: of the snapshot.
-        points: how many at most, chosen once and for all.
+        points: how many at most, chosen once and for all; 0: none, for a service without a map.
         previous: of the same run; its examples are taken again, not read again.
     """
     served = Served(opened.model, previous.served.noise) if previous else Served(opened.model)
+    if not points:
+        nothing = np.empty((0, *served.shape), np.float32)
+        empty = Latents(torch.empty(0, served.latent_dim), None, None, None, None, None)
+        return Snapshot(version, opened, served, nothing, np.empty(0, np.int64), None, None, empty)
     if previous is not None and previous.rows is not None:
         x, y, rows, items = previous.x, previous.y, previous.rows, previous.items
     else:

@@ -24,6 +24,7 @@ from sfumato.evaluation.estimate import mean_estimate
 EXAMPLES = 500
 PER_CLASS = 20
 DEAD = 1e-3  # of the code's variance; an autoencoder with a variance left over had 1e-5 (claim 1)
+NO_DATA = ("The data of this model are not here.",)
 STREAM = 0x746F7572  # "tour"
 _WORDS = {statement.name: statement for statement in STATEMENTS}
 
@@ -104,7 +105,9 @@ def _noise(snapshot: Snapshot, facts: dict[str, Any], metrics: Sequence[dict[str
         "The strip widens the same cloud from 0 to 3 times its width. At 0 the model is an ordinary autoencoder; what "
         "the decoder was trained to bear is 1."
     )
-    if facts.get("sigma") is None:
+    if not facts:
+        return Stop("noise", "Is the noise alive?", ("S9",), text, NO_DATA)
+    if facts["sigma"] is None:
         here = (
             "This model's posterior has no variance: it is an ordinary autoencoder, the noise is dead by construction.",
         )
@@ -128,7 +131,7 @@ def _aggregate(snapshot: Snapshot, facts: dict[str, Any], metrics: Sequence[dict
         "fills a room. Dimensions that stay empty or far too wide are where samples go wrong."
     )
     if not facts:
-        return Stop("aggregate", "All clouds together", ("S10",), text, ("The data of this model are not here.",))
+        return Stop("aggregate", "All clouds together", ("S10",), text, NO_DATA)
     noise = np.square(facts["sigma"]).mean(0) if facts["sigma"] is not None else 0.0
     total = np.square(facts["mean"] - facts["centre"]).mean(0) + noise
     low, high = float(total.min()), float(total.max())
@@ -145,6 +148,8 @@ def _parts(snapshot: Snapshot, facts: dict[str, Any], metrics: Sequence[dict[str
         "The sliders stand in the order of their KL; the rows move the first and the last of them. What costs nothing "
         "to transmit changes nothing."
     )
+    if snapshot.rows is None:
+        return Stop("parts", "The two parts of the KL", ("S12",), text, NO_DATA)
     if found.kl is None or found.kl_mean is None or found.kl_variance is None:
         return Stop("parts", "The two parts of the KL", ("S12",), text, ("This model has no closed form of the KL.",))
     here = (

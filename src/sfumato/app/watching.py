@@ -155,6 +155,6 @@ def watch(path: str | Path, points: int = POINTS) -> Watched:
     watched = Watched(path, points)
     if watched.folder is None or not (path / "run.json").exists():
         open_model(path)
-    if points < 2 or points > 50_000:
+    if points and not 2 <= points <= 50_000:
         raise UserError(f"--points must be a whole number from 2 to 50,000; got {points:,}.")
     return watched

@@ -7,6 +7,7 @@ import { asInk, inked } from "./thumbs.js";
 
 const SIDE = 44;
 const MOST = 300;
+const NUMBERS = 4e6; // of the pixels in one answer
 
 let held = null;
 let timer = 0;
@@ -34,8 +35,9 @@ function moved(map) {
 async function ask(map, key, width, height) {
   const { world } = map;
   const depth = state.depth === "kept" ? "kept" : state.depth;
+  const most = Math.max(16, Math.min(MOST, NUMBERS / sizeOf(world.model)));
   let side = SIDE;
-  while ((width / side) * (height / side) > MOST) side *= 1.15;
+  while ((width / side) * (height / side) > most) side *= 1.1;
   const places = [];
   for (let y = side / 2; y < height; y += side) for (let x = side / 2; x < width; x += side) places.push([x, y]);
   const zs = places.map(([x, y]) => world.geometry.lift(map.plane, ...map.toPlane(x, y), depth, state.z));

@@ -55,13 +55,14 @@ export class Picture {
     });
   }
 
-  async take(blob) {
-    set({ tab: "image" });
+  // again: the same picture, for new weights; then nothing moves.
+  async take(blob, again = false) {
+    if (!again) set({ tab: "image" });
     try {
       this.found = await this.world.backend.image(blob, state.as);
       this.blob = blob;
       this.world.tell(null);
-      this.go();
+      if (!again) this.go();
       this.show();
       this.likely();
     } catch (error) {
@@ -77,7 +78,7 @@ export class Picture {
     this.values = [];
     this.ready = false;
     this.drop.hidden = this.world.model.shape.length !== 3;
-    if (this.blob) this.take(this.blob);
+    if (this.blob) this.take(this.blob, true);
   }
 
   show() {
