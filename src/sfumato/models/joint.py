@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from sfumato.core.gaussians import as_normal
@@ -154,15 +154,17 @@ class Chain(Distribution):
 class JointPrior(Prior):
     """p(z | y) of all levels; it owns nothing."""
 
+    ladder: HierarchicalVAE
+
     def __init__(self, model: HierarchicalVAE) -> None:
         super().__init__()
-        self.__dict__["ladder"] = model  # not a part of this module, but the other way round
+        _look_at(self, model)
         self.latent_shape = (sum(math.prod(shape) for shape in model.level_shapes),)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         """Of the top level."""
-        return self.ladder.top.num_classes  # type: ignore[no-any-return]
+        return self.ladder.top.num_classes
 
     @property
     def log_frequencies(self) -> Tensor | None:
@@ -171,29 +173,38 @@ class JointPrior(Prior):
 
     def forward(self, y: Tensor | None = None) -> Chain:
         """Return the chain of the priors, of batch shape (), or (batch,) with ``y``."""
-        return self.ladder.prior_chain(y)  # type: ignore[no-any-return]
+        return self.ladder.prior_chain(y)
 
 
 class JointPosterior(Posterior):
     """q(z | x) of all levels; it owns nothing."""
 
+    ladder: HierarchicalVAE
+
     def __init__(self, model: HierarchicalVAE) -> None:
         super().__init__()
-        self.__dict__["ladder"] = model
+        _look_at(self, model)
         self.latent_shape = (sum(math.prod(shape) for shape in model.level_shapes),)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Chain:
         """Return the chain of the posteriors, of batch shape (batch,); labels make no difference to it."""
-        return self.ladder.posterior_chain(x, y)  # type: ignore[no-any-return]
+        return self.ladder.posterior_chain(x, y)
 
 
 class JointDecoder(Network):
     """All levels of z to the numbers that the likelihood needs; it owns nothing."""
 
+    ladder: HierarchicalVAE
+
     def __init__(self, model: HierarchicalVAE) -> None:
         super().__init__((sum(math.prod(shape) for shape in model.level_shapes),), model.top_down.out_shape)
-        self.__dict__["ladder"] = model
+        _look_at(self, model)
 
     def compute(self, x: Tensor) -> Tensor:
         """Map (rows, D) to (rows, *out_shape)."""
-        return self.ladder.decoded(x)  # type: ignore[no-any-return]
+        return self.ladder.decoded(x)
+
+
+def _look_at(view: nn.Module, model: HierarchicalVAE) -> None:
+    """Let ``view`` know the model without making it a part: it is the view that belongs to the model."""
+    view.__dict__["ladder"] = model
