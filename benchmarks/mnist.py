@@ -140,7 +140,8 @@ def bound(model: VAE, x: torch.Tensor, samples: int, seed: int, batch: int = 50)
     """Return L_K in nats for each image, printing as it goes."""
     parts, begin = [], time.monotonic()
     for number, start in enumerate(range(0, len(x), batch)):
-        parts.append(importance_bound(model, x[start : start + batch], samples=samples, seed=seed + number))
+        images = x[start : start + batch]
+        parts.append(importance_bound(model, images, samples=samples, seed=seed + number, compiled=True))
         if number % 20 == 19:
             done = torch.cat(parts)
             print(f"{len(done):,} images  {-done.mean():.3f} nats  {time.monotonic() - begin:.0f} s", flush=True)

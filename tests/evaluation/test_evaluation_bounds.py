@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from exact_models import MEANS, data, linear_vae, log_evidence, log_joint
 from torch import nn
 
 from sfumato.core.errors import UserError
-from sfumato.evaluation import class_bounds, class_posterior, elbo_terms, evidence_bound, importance_bound
+from sfumato.evaluation import bounds, class_bounds, class_posterior, elbo_terms, evidence_bound, importance_bound
 from sfumato.evaluation.bounds import DRAWN_ROWS
 from sfumato.evaluation.measuring import measuring
 from sfumato.likelihoods import Bernoulli
@@ -201,3 +204,17 @@ def test_bounds_ignore_autocast():
             assert not torch.is_autocast_enabled("cpu")
         assert torch.equal(importance_bound(model, x, samples=10), plain)
         assert elbo_terms(model, x)["elbo"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("check", ["agrees", "goes_on"])
+def test_a_compiled_bound(check):
+    program = Path(__file__).with_name("compiled_bound.py")
+    done = subprocess.run([sys.executable, program, check], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compiling_pays_for_long_evaluations_only():
+    model = linear_vae()
+    size = sum(parameter.numel() for parameter in model.decoder.parameters())
+    assert not bounds.pays_to_compile(model, int(0.9e13 / size))
+    assert bounds.pays_to_compile(model, int(1.1e13 / size))

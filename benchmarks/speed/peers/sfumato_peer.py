@@ -143,7 +143,8 @@ class Peer(Base):
 
     def bound(self, x: Any, samples: int) -> float:
         """Return the mean importance bound."""
-        return float(importance_bound(self.model, torch.from_numpy(x).view(-1, *SHAPE), samples=samples).mean())
+        images = torch.from_numpy(x).view(-1, *SHAPE)
+        return float(importance_bound(self.model, images, samples=samples, compiled=True).mean())
 
     def linears(self) -> list[Any]:
         """Return the affine layers of the MLP."""
