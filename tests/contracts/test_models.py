@@ -6,15 +6,16 @@ import math
 
 import pytest
 import torch
-from contract import Case, ModuleContract, Numbers, covered, documented, flat, numbers, public_classes
+from contract import Case, ModuleContract, Numbers, covered, documented, flat, numbers, public_classes, stirred
 
 from sfumato import models
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
 from sfumato.data import Levels
 from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
-from sfumato.models import VAE, PackagedModel
+from sfumato.models import VAE, HierarchicalVAE, PackagedModel
 from sfumato.networks import MLP, ConvDecoder, ConvEncoder, WithLabel
+from sfumato.networks.ladder import ConvBottomUp, ConvTopDown, MLPBottomUp, MLPTopDown
 from sfumato.posteriors import DiagonalGaussian, Dirac
 from sfumato.priors import ClassConditional, StandardNormal
 
@@ -69,6 +70,37 @@ def case(name: str, build) -> Case:
     return Case(name, build, call)
 
 
+def ladder(dims: tuple[int, ...] = (2, 3), likelihood=None, top=None) -> HierarchicalVAE:
+    likelihood = likelihood or Bernoulli(SHAPE)
+    up = MLPBottomUp(likelihood.shape, len(dims), width=6, hidden=4)
+    down = MLPTopDown(dims, likelihood.parameter_shape, width=6, hidden=4)
+    return HierarchicalVAE(top or StandardNormal(dims[0]), up, down, likelihood)
+
+
+def conv_ladder(shape: tuple[int, ...] = (2, 9, 7), levels: tuple[int, ...] = (1, 2)) -> HierarchicalVAE:
+    likelihood, widths = DiscretizedLogistic(shape), (4, 3)
+    up = ConvBottomUp(shape, widths, levels, hidden=3)
+    down = ConvTopDown(likelihood.parameter_shape, 2, 1, widths, levels, hidden=3)
+    return HierarchicalVAE(StandardNormal(2), up, down, likelihood)
+
+
+def call_ladder(model, dtype: torch.dtype, scale: float) -> Numbers:
+    """The densities of all levels together, at z of our own choice."""
+    model.eval()
+    y = LABELS if model.num_classes else None
+    x = torch.sigmoid(numbers(4, *model.likelihood.shape, dtype=dtype)).round()
+    q = model.encode(x * max(1.0, scale), y)
+    z = scale * numbers(4, model.latent_dim, dtype=dtype, seed=4)
+    mean, own = q.mean, numbers(4, model.latent_dim, dtype=dtype, seed=4)
+    prior = model.prior(y)
+    # With z far out the densities of the next levels are as far from 1; what is compared is at z of usual size.
+    return [mean, q.log_prob(own), model.decode(z, y).log_prob(x), prior.log_prob(own), prior.coloured(own)]
+
+
+def ladder_case(name: str, build) -> Case:
+    return Case(name, build, call_ladder)
+
+
 EXAMPLES = {
     "VAE": [
         case("bernoulli", vae),
@@ -83,6 +115,13 @@ EXAMPLES = {
         case("label-in-networks", lambda: vae(sees="encoder and decoder")),
         case("conditional-encoder", lambda: conditional("encoder")),
         case("label-in-encoder", lambda: vae(sees="encoder")),
+    ],
+    "HierarchicalVAE": [
+        ladder_case("two-levels", ladder),
+        ladder_case("many-levels", lambda: ladder((2,) * 12)),
+        ladder_case("gaussian", lambda: ladder(likelihood=Gaussian((5,), variance="per_dimension"))),
+        ladder_case("conditional", lambda: ladder(top=ClassConditional(3, 2, frequencies=(0.2, 0.5, 0.3)))),
+        ladder_case("conv", conv_ladder),
     ],
     "PackagedModel": [case("", lambda: PackagedModel(vae(likelihood=DiscretizedLogistic(SHAPE)), Levels(SHAPE)))],
 }
@@ -143,6 +182,89 @@ class TestVAE:
             assert shown.shape == (5, 2, *model.likelihood.shape)
             torch.testing.assert_close(shown[0], model.reconstruct(start, y), rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(shown[-1], model.reconstruct(end, y), rtol=1e-6, atol=1e-6)
+
+
+@flat({"HierarchicalVAE": EXAMPLES["HierarchicalVAE"]})
+class TestHierarchicalVAE:
+    def test_terms_hold_exactly_the_samples_and_levels_that_were_asked_for(self, case: Case) -> None:
+        model = case.build()
+        x = torch.ones(4, *model.likelihood.shape)
+        y = LABELS if model.num_classes else None
+        for samples in (1, 5):
+            terms = model(x, y, samples)
+            assert [z.shape for z in terms.z] == [(samples, 4, *shape) for shape in model.level_shapes]
+            assert terms.log_likelihood.shape == terms.log_prior.shape == terms.log_posterior.shape == (samples, 4)
+            assert terms.kl.shape == terms.sampled_kl.shape == (len(model.level_shapes), 4)
+            assert terms.sigma.shape == (4,)
+
+    def test_every_sample_of_an_example_has_the_features_of_that_example(self, case: Case) -> None:
+        """The posteriors of two examples at once are those of each alone, for every draw."""
+        model = stirred(case.build()).eval()
+        x = numbers(2, *model.likelihood.shape, dtype=torch.float32).sigmoid().round()
+        noise = numbers(3, 2, model.latent_dim, dtype=torch.float32, seed=5)
+        both = model.infer(x).levels(noise)
+        for row in (0, 1):
+            alone = model.infer(x[row : row + 1]).levels(noise[:, row : row + 1])
+            for whole, part in zip(both, alone, strict=True):
+                torch.testing.assert_close(whole.z[:, row], part.z[:, 0], rtol=1e-4, atol=1e-4)
+
+    def test_seeds_repeat_and_leave_torch_as_it_was(self, case: Case) -> None:
+        model = case.build().eval()
+        before = torch.get_rng_state()
+        x = torch.ones(4, *model.likelihood.shape)
+        for draw in (
+            lambda seed: model.sample(5, generator=seed),
+            lambda seed: model.sample(5, generator=seed, draw=True),
+            lambda seed: model.reconstruct(x, noise=True, generator=seed),
+        ):
+            assert torch.equal(draw(3), draw(3))
+            assert draw(3).shape[1:] == model.likelihood.shape
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not torch.equal(model.sample(5, generator=3, draw=True), model.sample(5, generator=4, draw=True))
+
+    def test_interpolation_ends_are_exact(self, case: Case) -> None:
+        model = case.build().eval()
+        start, end = (torch.full((2, *model.likelihood.shape), value) for value in (0.0, 1.0))
+        for path in ("spherical", "linear"):
+            shown = model.interpolate(start, end, steps=4, path=path)
+            torch.testing.assert_close(shown[0], model.reconstruct(start), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(shown[-1], model.reconstruct(end), rtol=1e-5, atol=1e-5)
+
+    def test_densities_are_float32_under_autocast(self, case: Case) -> None:
+        model = case.build()
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = model(torch.ones(4, *model.likelihood.shape), LABELS if model.num_classes else None, 2)
+            for value in (*terms.z, terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.kl):
+                assert value.dtype == torch.float32
+
+    def test_a_z_in_one_row_comes_apart(self, case: Case) -> None:
+        model = case.build().eval()
+        z = model.prior().sample((6,))
+        parts = model.split(z)
+        assert [part.shape[1:] for part in parts] == [torch.Size(shape) for shape in model.level_shapes]
+        assert torch.equal(torch.cat([part.flatten(1) for part in parts], 1), z)
+        assert model.decoder(z.reshape(2, 3, -1)).shape == (2, 3, *model.likelihood.parameter_shape)
+
+
+def test_ladders_of_images_of_any_size_and_any_number_of_levels() -> None:
+    for shape, levels in (((1, 1, 1), (1, 1)), ((3, 17, 5), (0, 3)), ((1, 8, 8), (2, 0)), ((1, 3, 2), (0, 0))):
+        model = conv_ladder(shape, levels)
+        assert model(torch.zeros(2, *shape), None, 3).log_likelihood.shape == (3, 2)
+        assert len(model.level_shapes) == 1 + sum(levels)
+
+
+def test_paths_that_do_not_fit_are_refused_with_the_cure() -> None:
+    up, down = MLPBottomUp((5,), 2, 6, 4), MLPTopDown((2, 3), (1, 5), 6, 4)
+    with pytest.raises(UserError, match=r"prior for the top level's shape, \(2,\); got one for \(3,\)"):
+        HierarchicalVAE(StandardNormal(3), up, down, Bernoulli((5,)))
+    with pytest.raises(UserError, match="Build both with the same levels and hidden"):
+        HierarchicalVAE(StandardNormal(2), MLPBottomUp((5,), 3, 6, 4), down, Bernoulli((5,)))
+    with pytest.raises(UserError, match=r"needs 2 numbers for each data value.*out_shape=\(2, 5\)"):
+        HierarchicalVAE(StandardNormal(2), up, down, DiscretizedLogistic((5,)))
+    with pytest.raises(UserError, match="2 widths and 1 numbers of levels"):
+        ConvBottomUp((1, 8, 8), (4, 4), (1,))
+    with pytest.raises(UserError, match="got none"):
+        MLPTopDown((), (1, 5))
 
 
 def test_temperature_zero_gives_the_mean_and_temperature_the_spread() -> None:
