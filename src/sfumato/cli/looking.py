@@ -9,6 +9,7 @@ import typer
 
 from sfumato.cli import options
 from sfumato.cli.app import command
+from sfumato.cli.together import as_one
 from sfumato.core.errors import UserError
 from sfumato.core.spec import Count, Size
 
@@ -130,44 +131,18 @@ def evaluate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Measure a run: numbers with standard errors and units."""
-    from sfumato.cli.printing import console, print_columns, show, show_json
-    from sfumato.cli.progress import progress
-    from sfumato.cli.talk import details, evaluation_rows
-    from sfumato.report import evidence as sections
-    from sfumato.verbs import evaluate as verb
-
-    shown = progress(console(stderr=True), "img", quiet)
-    try:
-        result = verb.evaluate(
-            run,
-            samples=samples,
-            split=split or "test",
-            seed=seed,
-            evidence=evidence,
-            temperatures=temperatures,
-            chains=chains,
-            ais=ais,
-            features=features,
-            tell=shown.on_measuring,
-        )
-    finally:
-        shown.close()
-    if json:
-        show_json(result)
-        return 0
-    show(f"{run}, {result['n']:,} examples of the {result['split']} split, ± standard error")
-    out = console(stderr=False)
-    print_columns(out, evaluation_rows(result), indent=2, dim=2)
-    for line in details(result):
-        show(line)
-    if evidence:
-        for title, rows in sections.blocks(result["evidence"]):
-            show(title)
-            print_columns(out, rows, indent=2, dim=2)
-        for name, why in sections.missing(result["evidence"]):
-            show(f"not measured: {name} ({why})")
-    return 0
+    """Measure a run: numbers with standard errors and units.  Several processes share the work."""
+    given = {
+        "samples": samples,
+        "split": split or "test",
+        "seed": seed,
+        "evidence": evidence,
+        "temperatures": temperatures,
+        "chains": chains,
+        "ais": ais,
+        "features": features,
+    }
+    return as_one(lambda first: _evaluate(run, given, first, json, quiet or not first))
 
 
 @command("report", "sfumato report runs/photos")
@@ -214,4 +189,35 @@ def info(run: options.Model, json: options.Json = False) -> int:
     if "evaluation" in found:
         show("")
         print_columns(out, evaluation_rows(found["evaluation"], short=True), indent=2, dim=2)
+    return 0
+
+
+def _evaluate(run: str, given: dict[str, Any], first: bool, json: bool, quiet: bool) -> int:
+    """Measure, and print the numbers where this is the ``first`` process."""
+    from sfumato.cli.printing import console, print_columns, show, show_json
+    from sfumato.cli.progress import progress
+    from sfumato.cli.talk import details, evaluation_rows
+    from sfumato.report import evidence as sections
+    from sfumato.verbs import evaluate as verb
+
+    shown = progress(console(stderr=True), "img", quiet)
+    try:
+        result = verb.evaluate(run, tell=shown.on_measuring, **given)
+    finally:
+        shown.close()
+    if json and first:
+        show_json(result)
+    if json or not first:
+        return 0
+    show(f"{run}, {result['n']:,} examples of the {result['split']} split, ± standard error")
+    out = console(stderr=False)
+    print_columns(out, evaluation_rows(result), indent=2, dim=2)
+    for line in details(result):
+        show(line)
+    if given["evidence"]:
+        for title, rows in sections.blocks(result["evidence"]):
+            show(title)
+            print_columns(out, rows, indent=2, dim=2)
+        for name, why in sections.missing(result["evidence"]):
+            show(f"not measured: {name} ({why})")
     return 0

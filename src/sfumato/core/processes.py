@@ -1,7 +1,7 @@
-"""Several processes that train one model: what they add up, what they agree on, and how they hear of each other.
+"""Several processes that work on one model: what they add up, what they agree on, and how they hear of each other.
 
-Every process holds the whole model. The first one, of rank 0, decides what a measurement or a file decides, and it
-alone writes; the others ask it. What is sent is json and tensors.
+The first one, of rank 0, decides what a measurement or a file decides, and it alone writes; the others ask it. What is
+sent is json and tensors.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
-from sfumato.core.errors import SfumatoError
+from sfumato.core.errors import SfumatoError, UserError
 
 Found = TypeVar("Found")
 TEXT = 512  # bytes of a text that every process hears of every other
@@ -46,7 +46,7 @@ class Heard(SfumatoError):
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training, seen from one of them. A single one never sends anything.
+    """The processes of one training or evaluation, seen from one of them. A single one never sends anything.
 
     Args:
         rank: the number of this process, from 0.
@@ -90,19 +90,19 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
-    def share(self, data: bytes | None) -> bytes:
-        """Return the ``data`` of the first process."""
+    def share(self, data: bytes | None, source: int = 0) -> bytes:
+        """Return the ``data`` of the first process, or of the process ``source``; the others give None."""
         if not self.several:
             assert data is not None
             return data
         size = torch.tensor([len(data) if data is not None else 0], dtype=torch.int64, device=self.device)
         with lost():
-            distributed.broadcast(size, 0)
+            distributed.broadcast(size, source)
             if data is not None:
                 content = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8).to(self.device)
             else:
                 content = torch.empty(max(1, int(size)), dtype=torch.uint8, device=self.device)
-            distributed.broadcast(content, 0)
+            distributed.broadcast(content, source)
         return content.cpu().numpy().tobytes()[: int(size)]
 
     def ask(self, work: Callable[[], Found]) -> Found:
@@ -126,6 +126,24 @@ class Processes:
             raise
         self.share(json.dumps({"found": found}).encode())
         return found
+
+    def all_or_none(self, work: Callable[[], Found]) -> Found:
+        """Return what ``work``, done by every process, returns in this one; a user's mistake in one is one in all.
+
+        Raises:
+            UserError: the sentence of the first process that found one.
+        """
+        if not self.several:
+            return work()
+        sentence, found = "", None
+        try:
+            found = work()
+        except UserError as error:
+            sentence = str(error)
+        wrong = next((each for each in self.gather(sentence) if each), "")
+        if wrong:
+            raise UserError(wrong)
+        return cast(Found, found)
 
     def agree(self, value: Found) -> Found:
         """Return the ``value``, json, of the first process."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Likelihood
+from sfumato.core.processes import Processes
 from sfumato.data import Examples
 from sfumato.evaluation.estimate import Estimate, mean_estimate
-from sfumato.evaluation.passes import batches
+from sfumato.evaluation.passes import ALONE, batch_lengths, batches, merged
 from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -39,6 +40,7 @@ def score_baselines(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> dict[str, Estimate]:
     """Return name -> mean log p(x) over ``test``, nats, in the same unit as the model's evidence.
 
@@ -50,6 +52,7 @@ def score_baselines(
         preprocessing: raw data to the model's input.
         seed: of the preprocessing's noise; with the seed of an evaluation, x is the same.
         device: where ``preprocessing`` lies.
+        processes: that share the work.
 
     Returns:
         ``independent``, and for continuous data of at most 4,096 dimensions ``ppca``.
@@ -59,19 +62,20 @@ def score_baselines(
     levels = levels_of(likelihood)
     if levels:
         top = levels - 1 if isinstance(likelihood, Categorical) else 1
-        models["independent"] = histogram(train, preprocessing, levels, top, seed, device)
+        models["independent"] = histogram(train, preprocessing, levels, top, seed, device, processes)
     else:
         dims = math.prod(likelihood.shape)
-        mean, spread = moments(train, preprocessing, seed, device, full=dims <= LARGEST_COVARIANCE)
+        mean, spread = moments(train, preprocessing, seed, device, processes, full=dims <= LARGEST_COVARIANCE)
         models["independent"] = independent_gaussian(mean, spread.diagonal() if spread.ndim == 2 else spread)
         if spread.ndim == 2:
             models["ppca"] = probabilistic_pca(mean, spread, latent_dim)
     with torch.no_grad():
         scores: dict[str, list[Tensor]] = {name: [] for name in models}
-        for x, _, _, _ in batches(test, preprocessing, device, seed):
+        for x, _, _, _ in batches(test, preprocessing, device, seed, processes=processes):
             for name, model in models.items():
                 scores[name].append(model(x.flatten(1)))
-    return {name: mean_estimate(torch.cat(values), "nats") for name, values in scores.items()}
+    found = merged({name: pieces for name, pieces in scores.items() if pieces}, batch_lengths(test), processes)
+    return {name: mean_estimate(values, "nats") for name, values in found.items()}
 
 
 def levels_of(likelihood: Likelihood) -> int:
@@ -91,7 +95,13 @@ def levels_of(likelihood: Likelihood) -> int:
 
 @torch.no_grad()
 def histogram(
-    train: Examples, preprocessing: nn.Module, levels: int, top: float, seed: int, device: torch.device
+    train: Examples,
+    preprocessing: nn.Module,
+    levels: int,
+    top: float,
+    seed: int,
+    device: torch.device,
+    processes: Processes = ALONE,
 ) -> LogDensity:
     """Return log P(x), x (batch, dims), of independent dimensions: a histogram of levels each, one added to each count.
 
@@ -102,44 +112,61 @@ def histogram(
         top: the highest level.
         seed: of the preprocessing's noise.
         device: where ``preprocessing`` lies.
+        processes: that share the work.
     """
     dims = math.prod(train.shape)
-    counts = torch.ones(dims * levels, dtype=torch.int32, device=device)
+    counts = torch.zeros(dims * levels, dtype=torch.int32, device=device)
     base = torch.arange(dims, device=device) * levels
 
     def cells(x: Tensor) -> Tensor:
         return base + (x * ((levels - 1) / top)).round().long().clamp(0, levels - 1)
 
-    for x, _, _, _ in batches(train, preprocessing, device, seed):
+    for x, _, _, _ in batches(train, preprocessing, device, seed, processes=processes):
         places = cells(x.flatten(1)).flatten()
         counts.index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
+    counts = summed(counts, processes) + 1
     return lambda x: (counts[cells(x)].double() / (len(train) + levels)).log().sum(-1)
 
 
 @torch.no_grad()
 def moments(
-    train: Examples, preprocessing: nn.Module, seed: int, device: torch.device, *, full: bool
+    train: Examples,
+    preprocessing: nn.Module,
+    seed: int,
+    device: torch.device,
+    processes: Processes = ALONE,
+    *,
+    full: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean, (dims,), and the covariance (dims, dims) if ``full``, else the variances (dims,); divisor n."""
     n = len(train)
-    mean = sum_over(train, preprocessing, seed, device, lambda x: x.sum(0)) / n
+    mean = sum_over(train, preprocessing, seed, device, lambda x: x.sum(0), processes) / n
 
     def squares(x: Tensor) -> Tensor:
         centred = x - mean
         return centred.T @ centred if full else centred.square().sum(0)
 
-    return mean, sum_over(train, preprocessing, seed, device, squares) / n
+    return mean, sum_over(train, preprocessing, seed, device, squares, processes) / n
 
 
 def sum_over(
-    train: Examples, preprocessing: nn.Module, seed: int, device: torch.device, part: Callable[[Tensor], Tensor]
+    train: Examples,
+    preprocessing: nn.Module,
+    seed: int,
+    device: torch.device,
+    part: Callable[[Tensor], Tensor],
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Add ``part`` of every batch, float64 (batch, dims)."""
-    parts = (part(x.flatten(1).double()) for x, _, _, _ in batches(train, preprocessing, device, seed))
-    total = next(parts)
-    for more in parts:
-        total = total + more
-    return total
+    total = part(torch.zeros(0, math.prod(train.shape), dtype=torch.float64, device=device))
+    for x, _, _, _ in batches(train, preprocessing, device, seed, processes=processes):
+        total = total + part(x.flatten(1).double())
+    return summed(total, processes)
+
+
+def summed(values: Tensor, processes: Processes) -> Tensor:
+    """Return the sum of the ``values`` of every process."""
+    return processes.sum(values.to(processes.device)).to(values.device) if processes.several else values
 
 
 def independent_gaussian(mean: Float64[Tensor, " dims"], variance: Float64[Tensor, " dims"]) -> LogDensity:

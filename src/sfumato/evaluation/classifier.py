@@ -10,7 +10,7 @@ Reference of the rate: Super-Convergence, Smith and Topin, 2019, https://arxiv.o
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.processes import Processes
 from sfumato.data import Dataset, Examples
 from sfumato.evaluation.classes import Accuracy, accuracy
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import EXAMPLES, Tell, batches
+from sfumato.evaluation.passes import ALONE, EXAMPLES, Tell, batch_lengths, batches, merged
+from sfumato.io.tensors import pack, unpack
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import Model
 
@@ -146,6 +148,24 @@ def train_judge(
     return judge.eval()
 
 
+def shared_judge(
+    dataset: Dataset, preprocessing: nn.Module, *, device: torch.device, processes: Processes, **how: Any
+) -> Judge:
+    """Return the judge that the first of ``processes`` trains; arguments as :func:`train_judge`."""
+    trained: list[Judge] = []
+
+    def train() -> None:
+        trained.append(train_judge(dataset, preprocessing, device=device, **how))
+
+    processes.ask(train)
+    weights = processes.share(pack(trained[0].state_dict()) if trained else None) if processes.several else b""
+    if trained:
+        return trained[0]
+    judge = Judge(dataset.shape, dataset.num_classes)
+    judge.load_state_dict(unpack(weights, "the judge"))
+    return judge.to(device).eval()
+
+
 def shifted(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
     """Move each image by up to 2 pixels along each axis, the border repeated."""
     batch, channels, height, width = x.shape
@@ -157,7 +177,9 @@ def shifted(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "b
     return wide[which, torch.arange(channels, device=x.device)[None, :, None, None], rows, columns]
 
 
-def judge_accuracy(judge: Judge, examples: Examples, preprocessing: nn.Module, *, seed: int = 0) -> Accuracy:
+def judge_accuracy(
+    judge: Judge, examples: Examples, preprocessing: nn.Module, *, seed: int = 0, processes: Processes = ALONE
+) -> Accuracy:
     """Return how often the judge is right about real examples.
 
     Args:
@@ -165,17 +187,24 @@ def judge_accuracy(judge: Judge, examples: Examples, preprocessing: nn.Module, *
         examples: a split with labels, not the one it was trained on.
         preprocessing: as in its training.
         seed: of the preprocessing's noise.
+        processes: that share the work.
     """
-    truth, predicted = [], []
+    pairs: list[Tensor] = []
     with measuring(judge) as device:
-        for x, y, _, _ in batches(examples, preprocessing, device, seed):
-            predicted.append(judge.classify(x))
-            truth.append(torch.full_like(predicted[-1], -1) if y is None else y)
-    return accuracy(torch.cat(truth), torch.cat(predicted), judge.num_classes)
+        for x, y, _, _ in batches(examples, preprocessing, device, seed, processes=processes):
+            predicted = judge.classify(x)
+            pairs.append(torch.stack([torch.full_like(predicted, -1) if y is None else y, predicted], 1))
+    return _accuracy(pairs, batch_lengths(examples), judge, processes)
 
 
 def generation_accuracy(
-    model: Model, judge: Judge, *, per_class: int = 1_000, seed: int = 0, draw: bool | None = None
+    model: Model,
+    judge: Judge,
+    *,
+    per_class: int = 1_000,
+    seed: int = 0,
+    draw: bool | None = None,
+    processes: Processes = ALONE,
 ) -> Accuracy:
     """Return how often the judge gives the class that the model was asked for.
 
@@ -186,6 +215,7 @@ def generation_accuracy(
         seed: of the noise.
         draw: judge draws from p(x | z) instead of its expected data; by default for binary data only, where the draws
             are like the data (0 and 1) and the expected data are not.
+        processes: that share the work.
 
     Raises:
         UserError: the model has no classes, or not those of the judge.
@@ -197,12 +227,18 @@ def generation_accuracy(
         )
     if draw is None:
         draw = isinstance(model.likelihood, Bernoulli)
-    asked, given = [], []
+    parts = [(number, start) for number in range(model.num_classes) for start in range(0, per_class, EXAMPLES)]
+    lengths = [min(EXAMPLES, per_class - start) for _, start in parts]
+    pairs: list[Tensor] = []
     with measuring(model):
-        for number in range(model.num_classes):
-            for part, start in enumerate(range(0, per_class, EXAMPLES)):
-                n = min(EXAMPLES, per_class - start)
-                x = model.sample(n, number, draw=draw, generator=seed_for(STREAM, seed, number, part))
-                given.append(judge.classify(x))
-                asked.append(torch.full_like(given[-1], number))
-    return accuracy(torch.cat(asked), torch.cat(given), model.num_classes)
+        for (number, start), n in list(zip(parts, lengths, strict=True))[processes.rank :: processes.count]:
+            own = seed_for(STREAM, seed, number, start // EXAMPLES)
+            given = judge.classify(model.sample(n, number, draw=draw, generator=own))
+            pairs.append(torch.stack([torch.full_like(given, number), given], 1))
+    return _accuracy(pairs, lengths, judge, processes)
+
+
+def _accuracy(pairs: list[Tensor], lengths: list[int], judge: Judge, processes: Processes) -> Accuracy:
+    """Return the accuracy from pieces of (truth, predicted), each (batch, 2)."""
+    found = merged({"pairs": pairs} if pairs else {}, lengths, processes)["pairs"]
+    return accuracy(found[:, 0], found[:, 1], judge.num_classes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
+from sfumato.core.processes import Processes
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.baselines import score_baselines
 from sfumato.evaluation.bounds import class_bounds, elbo_terms, importance_bound, log_class_weights
 from sfumato.evaluation.classes import Accuracy, accuracy
-from sfumato.evaluation.classifier import Judge, generation_accuracy, judge_accuracy, train_judge
+from sfumato.evaluation.classifier import Judge, generation_accuracy, judge_accuracy, shared_judge
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import Batch, Tell, batches
+from sfumato.evaluation.passes import ALONE, Batch, Tell, batch_lengths, batches, merged
 from sfumato.evaluation.units import bits_per_dim, raw_log_density
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import Model
@@ -118,8 +119,11 @@ def evaluate(
     per_class: int = 1_000,
     baselines: bool = False,
     tell: Tell | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Measure ``model`` on one split, in float32 or better.
+
+    Several processes, each with the same model and data, share the work, and all of them get the numbers of one.
 
     Args:
         model: in any mode, which it has again afterwards.
@@ -133,6 +137,7 @@ def evaluate(
         per_class: examples to generate of each class for the judge.
         baselines: fit simple models on the training split and score them.
         tell: called as tell(part, done, of) as the work goes on.
+        processes: that share the work.
 
     Raises:
         UserError: the split is empty, or the model's classes are not those of the data.
@@ -148,20 +153,26 @@ def evaluate(
     measured = _Measured(model, preprocessing, labelled, samples, elbo_samples)
     with measuring(model) as device:
         preprocessing.to(device)
-        for batch in batches(examples, preprocessing, device, seed, tell, "bounds"):
-            measured.add(batch)
-        latents = find_latents(model, examples, preprocessing, seed=seed, labels=labelled, tell=tell)
+
+        def measure() -> None:
+            for batch in batches(examples, preprocessing, device, seed, tell, "bounds", processes):
+                measured.add(batch)
+
+        processes.all_or_none(measure)
+        measured.merge(batch_lengths(examples), processes)
+        looking: dict[str, Any] = {"seed": seed, "tell": tell, "processes": processes}
+        latents = find_latents(model, examples, preprocessing, labels=labelled, **looking)
         simple = {}
         if baselines:
             shape = (model.likelihood, model.latent_dim, prepared.split("train"), examples, preprocessing)
-            simple = score_baselines(*shape, seed=seed, device=device)
+            simple = score_baselines(*shape, seed=seed, device=device, processes=processes)
     generation = judged = classifier = None
     if judge and model.num_classes:
         classifier = judge if isinstance(judge, Judge) else None
         if classifier is None:
-            classifier = train_judge(prepared, preprocessing, seed=seed, device=device, tell=tell)
-        judged = judge_accuracy(classifier, examples, preprocessing, seed=seed)
-        generation = generation_accuracy(model, classifier, per_class=per_class, seed=seed)
+            classifier = shared_judge(prepared, preprocessing, device=device, **looking)
+        judged = judge_accuracy(classifier, examples, preprocessing, seed=seed, processes=processes)
+        generation = generation_accuracy(model, classifier, per_class=per_class, seed=seed, processes=processes)
     return Evaluation(
         split=split,
         n=len(examples),
@@ -192,8 +203,7 @@ class _Measured:
         self.blind = bool(model.num_classes) and model.labels_reach_networks and not labelled
         self.density = True
         self.columns: dict[str, list[Tensor]] = {}
-        self.truth: list[Tensor] = []
-        self.predicted: list[Tensor] = []
+        self.classes: dict[str, list[Tensor]] = {}
 
     def add(self, batch: Batch) -> None:
         """Measure one batch."""
@@ -220,10 +230,16 @@ class _Measured:
         joint = bounds + log_class_weights(self.model).double()
         self._put("evidence_bound", joint.logsumexp(-1))
         if y is not None:
-            self.truth.append(y.cpu())
-            self.predicted.append(joint.argmax(-1).cpu())
+            self.classes.setdefault("truth", []).append(y.cpu())
+            self.classes.setdefault("predicted", []).append(joint.argmax(-1).cpu())
             if self.labelled:
                 self._put("evidence_bound_given_label", bounds.gather(-1, y.unsqueeze(-1)).squeeze(-1))
+
+    def merge(self, lengths: Sequence[int], processes: Processes) -> None:
+        """Take over what the other processes measured; ``lengths`` are those of all batches."""
+        for columns in (self.columns, self.classes):
+            columns.update({name: [values] for name, values in merged(columns, lengths, processes).items()})
+        self.density = processes.agree(self.density)
 
     def values(self) -> dict[str, Estimate]:
         """Return the means over examples."""
@@ -256,9 +272,10 @@ class _Measured:
 
     def bayes(self) -> Accuracy | None:
         """Return the accuracy of Bayes classification, where it was asked for and there are labels."""
-        if not self.truth or bool((torch.cat(self.truth) < 0).all()):
+        found = {name: torch.cat(parts) for name, parts in self.classes.items()}
+        if not found or bool((found["truth"] < 0).all()):
             return None
-        return accuracy(torch.cat(self.truth), torch.cat(self.predicted), self.model.num_classes)
+        return accuracy(found["truth"], found["predicted"], self.model.num_classes)
 
     def absent(self, *, asked_judge: bool, kl_by_dimension: bool) -> dict[str, str]:
         """Return why what is missing is missing."""
@@ -275,7 +292,7 @@ class _Measured:
         if classes and not self.labelled:
             missing = "some examples have no label"
             reasons |= dict.fromkeys(("elbo_given_label", "evidence_bound_given_label"), missing)
-            if not self.predicted or self.bayes() is None:
+            if self.bayes() is None:
                 reasons["bayes_accuracy"] = missing
             if self.blind:
                 costs = ("reconstruction", "kl", "kl_mean", "kl_variance", "reconstruction_rmse")

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import logmeanexp, seed_for
+from sfumato.core.processes import Processes
 from sfumato.core.spec import Count, Size, checked
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.annealed import Annealing, annealed_chains, sandwich
 from sfumato.evaluation.bounds import add_log, every_class, log_class_weights, weighted_draws
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import EXAMPLES, Tell, batches
+from sfumato.evaluation.passes import ALONE, EXAMPLES, Tell, batch_lengths, batches, merged
 from sfumato.models import Model
 
 CURVE = (1, 10, 100, 1_000, 5_000)
@@ -159,8 +160,11 @@ def find_evidence(
     together: int = EXAMPLES,
     seed: int = 0,
     tell: Tell | None = None,
+    processes: Processes = ALONE,
 ) -> Evidence:
     """Measure log p(x) on one split, in float32 or better.
+
+    Several processes, each with the same model and data, share the work, and all of them get the numbers of one.
 
     Args:
         model: in any mode, which it has again afterwards.
@@ -175,6 +179,7 @@ def find_evidence(
         together: how many examples' chains move together.
         seed: of all noise; the same seed gives the same numbers on the same machine.
         tell: called as tell(part, done, of) as the work goes on.
+        processes: that share the work.
 
     Raises:
         UserError: the split is empty, a number is out of range, or a part of the model cannot be annealed.
@@ -186,31 +191,42 @@ def find_evidence(
     n = len(examples)
     count = min(annealed, n)
     chosen = torch.arange(count) * n // max(1, count)
-    columns: dict[int, list[Tensor]] = {}
-    effective: list[Tensor] = []
-    kept: list[Tensor] = []
+    columns: dict[str, list[Tensor]] = {}
     absent: dict[str, str] = {}
+    lengths = batch_lengths(examples)
+    ends = torch.tensor(lengths).cumsum(0)
+    part = f"importance bound, K = {samples:,}"
     with measuring(model) as device:
         preprocessing.to(device)
-        begin = 0
-        for batch in batches(examples, preprocessing, device, seed, tell, f"importance bound, K = {samples:,}"):
-            rows = chosen[(chosen >= begin) & (chosen < begin + len(batch.x))] - begin
-            kept.append(batch.x[rows.to(device)].cpu())
-            begin += len(batch.x)
-            if not has_density(model.posterior(batch.x)):
-                point = f"{type(model.posterior).__name__} is a point mass, without a density q(z | x)"
-                absent |= dict.fromkeys(("importance_bound", "effective_sample_size"), point)
-                annealing = replace(annealing, start="prior")
-                continue
-            found = importance_curve(model, batch.x, samples=samples, seed=batch.seed)
-            effective.append(found.effective.cpu())
-            for k, bound in found.bounds.items():
-                columns.setdefault(k, []).append(bound.cpu())
-        bounds = {k: torch.cat(parts) for k, parts in columns.items()}
+
+        def measure() -> None:
+            own = ends[processes.rank :: processes.count].tolist()
+            mine = batches(examples, preprocessing, device, seed, tell, part, processes)
+            for batch, end in zip(mine, own, strict=True):
+                rows = chosen[(chosen >= end - len(batch.x)) & (chosen < end)] - (end - len(batch.x))
+                kept.setdefault("x", []).append(batch.x[rows.to(device)].cpu())
+                if not has_density(model.posterior(batch.x)):
+                    point = f"{type(model.posterior).__name__} is a point mass, without a density q(z | x)"
+                    absent.update(dict.fromkeys(("importance_bound", "effective_sample_size"), point))
+                    continue
+                found = importance_curve(model, batch.x, samples=samples, seed=batch.seed)
+                columns.setdefault("effective", []).append(found.effective.cpu())
+                for k, bound in found.bounds.items():
+                    columns.setdefault(str(k), []).append(bound.cpu())
+
+        kept: dict[str, list[Tensor]] = {}
+        processes.all_or_none(measure)
+        bounds = merged(columns, lengths, processes)
+        effective = bounds.pop("effective", None)
+        absent = processes.agree(absent)
+        if not bounds:
+            annealing = replace(annealing, start="prior")
         result = None
         if count:
-            own = bounds[samples][chosen] if bounds else None
-            result = _anneal(model, torch.cat(kept), own, annealing, simulated, together, seed, tell)
+            counts = torch.bincount(torch.bucketize(chosen, ends, right=True), minlength=len(lengths)).tolist()
+            x = merged(kept, counts, processes)["x"]
+            bound = bounds[str(samples)][chosen] if bounds else None
+            result = _anneal(model, x, bound, annealing, simulated, together, seed, tell, processes)
         else:
             absent["annealed"] = "not asked for: it needs a number of examples"
     return Evidence(
@@ -220,8 +236,8 @@ def find_evidence(
         data=dataset.name,
         fingerprint=dataset.fingerprint,
         samples=samples,
-        curve={k: mean_estimate(values, "nats") for k, values in bounds.items()},
-        effective=mean_estimate(torch.cat(effective), "draws") if effective else None,
+        curve={int(k): mean_estimate(values, "nats") for k, values in bounds.items()},
+        effective=None if effective is None else mean_estimate(effective, "draws"),
         annealed=result,
         absent=absent,
     )
@@ -317,33 +333,43 @@ def _anneal(
     together: int,
     seed: int,
     tell: Tell | None,
+    processes: Processes,
 ) -> AnnealedEvidence:
     """Anneal ``x``, and make ``simulated`` examples for the sandwich, some at a time."""
     device = next(model.parameters()).device
     rungs = settings.rungs * (model.num_classes if model.decoder.sees_label else 1)
     scale = f"{settings.temperatures:,} temperatures, {settings.chains} chains"
-    pieces = torch.split(x, together)
-    tick = _told(tell, f"annealing, {scale}", rungs * len(pieces))
-    chains = [
-        annealed_chains(model, piece.to(device), settings, seed=seed_for(STREAM, seed, 0, number), tick=tick)
-        for number, piece in enumerate(pieces)
-    ]
-    lower = torch.cat([logmeanexp(found.log_weights) for found in chains]).cpu()
-    acceptance = mean_estimate(torch.cat([found.acceptance for found in chains]), "fraction")
+    pieces = list(torch.split(x, together))
+    sizes = [min(together, simulated - start) for start in range(0, simulated, together)]
+    mine = range(processes.rank, len(pieces) + len(sizes), processes.count)
+    real, made = [k for k in mine if k < len(pieces)], [k - len(pieces) for k in mine if k >= len(pieces)]
+
+    def anneal() -> list[Tensor]:
+        pairs = []
+        tick = _told(tell, f"annealing, {scale}", rungs * len(real))
+        for number in real:
+            start = pieces[number].to(device)
+            chains = annealed_chains(model, start, settings, seed=seed_for(STREAM, seed, 0, number), tick=tick)
+            pairs.append(torch.stack([logmeanexp(chains.log_weights), chains.acceptance], 1).cpu())
+        tick = _told(tell, f"sandwich, {scale}", (rungs + settings.temperatures) * len(made))
+        for number in made:
+            own = seed_for(STREAM, seed, 1, number)
+            both = sandwich(model, sizes[number], settings, seed=own, tick=tick)
+            pairs.append(torch.stack([both.lower, both.upper], 1).cpu())
+        return pairs
+
+    pairs = processes.all_or_none(anneal)
+    found = merged({"pair": pairs} if pairs else {}, [*map(len, pieces), *sizes], processes)["pair"]
+    lower, acceptance = found[: len(x)].unbind(1)
     same: dict[str, Tensor] = {}
     if importance is not None:
         same = {"importance": importance, "excess": lower - importance}
-    sizes = [min(together, simulated - start) for start in range(0, simulated, together)]
-    tick = _told(tell, f"sandwich, {scale}", (rungs + settings.temperatures) * len(sizes))
-    made = [
-        sandwich(model, size, settings, seed=seed_for(STREAM, seed, 1, number), tick=tick)
-        for number, size in enumerate(sizes)
-    ]
-    if made:
-        low, high = torch.cat([pair.lower for pair in made]), torch.cat([pair.upper for pair in made])
+    if sizes:
+        low, high = found[len(x) :].unbind(1)
         same |= {"simulated_lower": low, "simulated_upper": high, "gap": high - low}
     estimates = {name: mean_estimate(values, "nats") for name, values in same.items()}
-    return AnnealedEvidence(settings, together, mean_estimate(lower, "nats"), acceptance, **estimates)
+    steps = mean_estimate(acceptance, "fraction")
+    return AnnealedEvidence(settings, together, mean_estimate(lower, "nats"), steps, **estimates)
 
 
 def _told(tell: Tell | None, part: str, of: int) -> Callable[[], None] | None:

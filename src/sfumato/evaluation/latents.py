@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from sfumato.core.gaussians import as_normal, kl_parts
 from sfumato.core.numerics import fixed_noise, seed_for
+from sfumato.core.processes import Processes
 from sfumato.data import Examples
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import Tell, batches
+from sfumato.evaluation.passes import ALONE, Tell, batch_lengths, batches, merged
 from sfumato.models import Model
 
 ACTIVE = 0.01
@@ -105,6 +106,7 @@ def find_latents(
     seed: int = 0,
     labels: bool = True,
     tell: Tell | None = None,
+    processes: Processes = ALONE,
 ) -> Latents:
     """Encode a split.
 
@@ -115,31 +117,39 @@ def find_latents(
         seed: of the preprocessing's noise.
         labels: let the model see the labels: the KL is to p(z | y), and encoders that look at labels get them.
         tell: see :func:`~sfumato.evaluation.passes.batches`.
+        processes: that share the work.
     """
-    means, log_variances, numbers = [], [], []
-    parts: list[list[Tensor]] = []
+    columns: dict[str, list[Tensor]] = {}
+    parts: list[Tensor] = []
     flat = len(model.level_shapes) < 2
     with measuring(model) as device:
-        for x, y, _, own in batches(examples, preprocessing, device, seed, tell, "latents"):
+        for x, y, _, own in batches(examples, preprocessing, device, seed, tell, "latents", processes):
             label = y if labels and model.num_classes else None
             posterior = model.posterior(x, label)
             normal = as_normal(posterior)
-            means.append(posterior.mean.flatten(1).cpu())
+            columns.setdefault("mean", []).append(posterior.mean.flatten(1).cpu())
             if normal is not None:
-                log_variances.append(2 * normal.scale.log().flatten(1).cpu())
+                columns.setdefault("log_variance", []).append(2 * normal.scale.log().flatten(1).cpu())
             if y is not None:
-                numbers.append(y.cpu())
+                columns.setdefault("y", []).append(y.cpu())
             of_batch = kl_parts(posterior, model.prior(label)) if flat else _parts_of_levels(model, x, label, own)
             if of_batch is not None:
-                parts.append([part.flatten(1).sum(0, dtype=torch.float64).cpu() for part in of_batch])
+                parts.append(
+                    torch.stack([part.flatten(1).sum(0, dtype=torch.float64).cpu() for part in of_batch])[None]
+                )
+    lengths = batch_lengths(examples)
+    found = merged(columns, lengths, processes)
+    sums = merged({"kl": parts} if parts else {}, [1] * len(lengths), processes)
+    numbers = found.get("y")
     l_mu = l_sigma = None
-    unlabelled = bool(model.prior.num_classes) and any(bool((y < 0).any()) for y in numbers)
-    if parts and not unlabelled:
-        l_mu, l_sigma = (torch.stack(column).sum(0) / len(examples) for column in zip(*parts, strict=True))
+    unlabelled = bool(model.prior.num_classes) and numbers is not None and bool((numbers < 0).any())
+    if sums and not unlabelled:
+        l_mu, l_sigma = sums["kl"].sum(0) / len(examples)
+    log_variance = found.get("log_variance")
     return Latents(
-        mean=torch.cat(means).float(),
-        log_variance=torch.cat(log_variances).float() if log_variances else None,
-        y=torch.cat(numbers) if numbers else None,
+        mean=found["mean"].float(),
+        log_variance=None if log_variance is None else log_variance.float(),
+        y=numbers,
         kl=None if l_mu is None or l_sigma is None else l_mu + l_sigma,
         kl_mean=l_mu,
         kl_variance=l_sigma,

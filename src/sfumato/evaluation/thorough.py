@@ -14,10 +14,12 @@ A part that this model or these data cannot have is named with the reason; the o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from sfumato.core.errors import UserError
+from sfumato.core.processes import Processes
 from sfumato.data import Dataset, DSprites, Preprocessing
 from sfumato.evaluation.aggregate import find_aggregate
 from sfumato.evaluation.annealed import Annealing
@@ -28,7 +30,7 @@ from sfumato.evaluation.factor_scores import disentanglement
 from sfumato.evaluation.features import Extractor, judge_features
 from sfumato.evaluation.fidelity import fidelity
 from sfumato.evaluation.gap import find_gap
-from sfumato.evaluation.passes import Tell
+from sfumato.evaluation.passes import ALONE, Tell
 from sfumato.models import Model
 
 PARTS = (
@@ -54,6 +56,7 @@ def measure_thoroughly(
     annealed: int = 50,
     extractor: Extractor | None = None,
     tell: Tell | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Return part -> what was measured, and "absent": part -> why it was not, all as plain json.
 
@@ -68,6 +71,7 @@ def measure_thoroughly(
         annealed: how many examples are annealed, how many are made for the sandwich, and how many are refined.
         extractor: of the features for the fidelity; by default the judge's; without one, trained on the training split.
         tell: called as tell(part, done, of) as the work goes on.
+        processes: each with the same model and data. They share the bounds, and take turns at the other parts.
     """
     split = evaluation.split
     if extractor is None and evaluation.classifier is not None:
@@ -79,7 +83,7 @@ def measure_thoroughly(
 
     def bounds() -> Any:
         how: dict[str, Any] = {"samples": samples, "annealing": annealing, "annealed": count, "simulated": count}
-        return find_evidence(model, preprocessing, dataset, split=split, **how, **common)
+        return find_evidence(model, preprocessing, dataset, split=split, processes=processes, **how, **common)
 
     def gap() -> Any:
         if not count:
@@ -101,11 +105,19 @@ def measure_thoroughly(
         "fidelity": lambda: fidelity(model, preprocessing, dataset, split=split, extractor=extractor, **common),
         "disentanglement": factors,
     }
-    result: dict[str, Any] = {}
-    absent: dict[str, str] = {}
-    for name, measure in parts.items():
-        try:
-            result[name] = measure().to_dict()
-        except UserError as error:
-            absent[name] = str(error)
-    return {**result, "absent": absent}
+    found = {name: _found(parts[name]) for name in PARTS[:1]}
+    mine = {name: _found(parts[name]) for name in PARTS[1:][processes.rank :: processes.count]}
+    for number, name in enumerate(PARTS[1:]):
+        source = number % processes.count
+        own = json.dumps(mine[name]).encode() if processes.several and name in mine else None
+        found[name] = json.loads(processes.share(own, source)) if processes.several else mine[name]
+    result = {name: part["found"] for name, part in found.items() if "found" in part}
+    return {**result, "absent": {name: part["absent"] for name, part in found.items() if "absent" in part}}
+
+
+def _found(measure: Callable[[], Any]) -> dict[str, Any]:
+    """Return what was found, or why there is nothing."""
+    try:
+        return {"found": measure().to_dict()}
+    except UserError as error:
+        return {"absent": str(error)}

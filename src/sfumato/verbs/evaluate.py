@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sfumato.evaluation.evidence import SAMPLES
 from sfumato.evaluation.features import onnx_features
 from sfumato.evaluation.thorough import measure_thoroughly
 from sfumato.io.run import RunFolder
+from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Reporter
 from sfumato.verbs.opening import Opened, open_run
 from sfumato.verbs.state import RunState, read_state
@@ -36,6 +38,8 @@ def evaluate(
     tell: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a run on one split; on the test split of a finished one, ``evaluation.json`` and the report are renewed.
+
+    Started in several processes, by torchrun or accelerate launch, they share the work; the first one writes.
 
     Args:
         path: the folder of the run.
@@ -65,13 +69,16 @@ def evaluate(
     seed, count = checked(seed, Count, "--seed"), checked(ANNEALED if ais is None else ais, Count, "--ais")
     if split not in SPLITS:
         raise UserError(f"--split should be train, validation or test; got '{split}'. {did_you_mean(split, SPLITS)}")
+    processes = open_processes()
     opened = open_run(path)
     folder = _folder(opened)
-    state = read_state(folder)
+    finished = processes.ask(lambda: read_state(folder).finished)
 
     def measured() -> dict[str, Any]:
         plain = EVALUATION_SAMPLES if samples is None or evidence else samples
-        usual = measure(opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell)
+        usual = measure(
+            opened.model, opened.dataset, samples=plain, split=split, seed=seed, tell=tell, processes=processes
+        )
         result = certified(opened.model, usual)
         if evidence:
             result["evidence"] = measure_thoroughly(
@@ -84,20 +91,29 @@ def evaluate(
                 annealed=count,
                 extractor=extractor,
                 tell=tell,
+                processes=processes,
             )
         return result
 
-    if not state.finished:
+    if not finished:
         return measured()
-    with folder.lock():
-        result = measured()
-        if split == "test":
-            before = state.evaluation or {}
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(folder.lock())
+
+        def write() -> None:
+            before = read_state(folder).evaluation or {}
             result["verdict"] = before.get("verdict", [])
             if not evidence and _same(before, result):
                 result["evidence"] = before["evidence"]
             folder.write_evaluation(result)
             _draw(opened, folder, read_state(folder))
+
+        processes.ask(claim)
+        result = measured()
+        if split == "test":
+            processes.ask(write)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective
+from sfumato.core.processes import Processes
 from sfumato.core.spec import from_spec, to_spec
 from sfumato.data import Dataset, Decision, Preprocessing, inspect_dataset, load_dataset
 from sfumato.evaluation import Evaluation, evaluate
-from sfumato.evaluation.passes import Tell
+from sfumato.evaluation.passes import ALONE, Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
@@ -44,7 +45,7 @@ class TrainedRun:
         path: the run folder.
         model: the best weights, with preprocessing and class names.
         outcome: how the training ended.
-        evaluation: on the test split, or None where training was interrupted, or in another process than the first.
+        evaluation: on the test split, or None where training was interrupted.
         verdict: how good, what limits, whether longer helps: one sentence each.
     """
 
@@ -58,7 +59,20 @@ class TrainedRun:
         return f"TrainedRun({self.path}: {self.model!r}, {self.outcome.step:,} steps)"
 
 
-def train(
+Talk = Generator[Trainer, Outcome, TrainedRun]  # asks for the training of what it yields
+
+
+def train(source: Any, **words: Any) -> TrainedRun:
+    """Return the run that :func:`training`, which has the arguments, trains by itself."""
+    return _alone(training(source, **words))
+
+
+def resume(path: str | Path, *, source: Any = None, listener: Listener | None = None) -> TrainedRun:
+    """Return the run that :func:`resuming`, which has the arguments, trains by itself."""
+    return _alone(resuming(path, source=source, listener=listener))
+
+
+def training(
     source: Any,
     *,
     out: str | Path | None = None,
@@ -67,11 +81,11 @@ def train(
     config: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     on_decided: Callable[[Run, Path], None] | None = None,
-) -> TrainedRun:
+) -> Talk:
     """Inspect, decide, train, evaluate, report.
 
-    Started in several processes, by torchrun or accelerate launch, they train one model; the first one writes,
-    evaluates and reports. Where the launcher starts them again (``--max-restarts``), they go on.
+    Started in several processes, by torchrun or accelerate launch, they train and evaluate one model; the first one
+    writes and reports. Where the launcher starts them again (``--max-restarts``), they go on.
 
     Args:
         source: what :func:`~sfumato.data.load_dataset` takes, or a data set.
@@ -94,7 +108,7 @@ def train(
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
     if processes.ask(lambda: goes_on(folder)):
-        return resume(folder.path, source=dataset, listener=listener)
+        return (yield from resuming(folder.path, source=dataset, listener=listener))
     run = configured(plan(dataset, options), config or {})
     with contextlib.ExitStack() as held:
 
@@ -106,16 +120,17 @@ def train(
         processes.ask(claim)
         if on_decided and processes.first:
             on_decided(run, folder.path)
-        return _train(run, folder, listener or Listener(), resumed=False)
+        return (yield from _train(run, folder, listener or Listener(), resumed=False))
 
 
-def resume(path: str | Path, *, source: Any = None, listener: Listener | None = None) -> TrainedRun:
+def resuming(path: str | Path, *, source: Any = None, listener: Listener | None = None, at_once: int = 1) -> Talk:
     """Go on with a run that was interrupted, bit for bit.
 
     Args:
         path: the run folder.
         source: the data, if they came from an array; otherwise they are read again from where they were.
         listener: told what happens.
+        at_once: how many runs are resumed together.
 
     Raises:
         UserError: the run is finished; its data or files are not what they were.
@@ -133,7 +148,7 @@ def resume(path: str | Path, *, source: Any = None, listener: Listener | None = 
         changes = changed_surroundings(decided)
         for sentence in changes:
             listener.say(sentence)
-        return _train(run, folder, listener, resumed=True, exact=not changes)
+        return (yield from _train(run, folder, listener, resumed=True, exact=not changes, at_once=at_once))
 
 
 def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
@@ -245,7 +260,21 @@ def changed_surroundings(decided: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
-def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool, exact: bool = True) -> TrainedRun:
+def _alone(talk: Talk) -> TrainedRun:
+    trainer = next(talk)
+    try:
+        talk.send(trainer.fit())
+    except StopIteration as end:
+        done: TrainedRun = end.value
+        return done
+    finally:
+        talk.close()
+    raise AssertionError("a run asks for one training")
+
+
+def _train(
+    run: Run, folder: RunFolder, listener: Listener, *, resumed: bool, exact: bool = True, at_once: int = 1
+) -> Talk:
     """Train what is left, and finish; ``exact``: whether a resumed run may say that it goes on bit for bit."""
     names = run.dataset.class_names
     prepared = run.preprocessing.prepare(run.dataset)
@@ -266,18 +295,18 @@ def _train(run: Run, folder: RunFolder, listener: Listener, *, resumed: bool, ex
         items,
     )
     if resumed:
+        trainer.at_once = at_once
         step = trainer.resume()
         same = " (bit for bit the same run)" if exact and trainer.exact else ""
         listener.say(f"resumed at step {step:,} of {run.config.steps:,}{same}")
-    outcome = trainer.fit()
+    outcome = yield trainer
     packaged = PackagedModel(run.model, run.preprocessing, names)
     if not outcome.finished:
         if processes.first:
             reporter.write(packaged, "stopped", outcome.step)
         processes.wait()  # whoever started them may end all when one has left
-    if not outcome.finished or not processes.first:
         return TrainedRun(folder.path, packaged, outcome, None, ())
-    return finish(folder, packaged, run.dataset, outcome, reporter, listener)
+    return finish(folder, packaged, run.dataset, outcome, reporter, listener, processes)
 
 
 def measure(
@@ -288,6 +317,7 @@ def measure(
     split: str = "test",
     seed: int = 0,
     tell: Tell | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Return everything that an evaluation measures, with the judge where there are classes, and the baselines."""
     judge = bool(packaged.model.num_classes) and dataset.num_classes > 1
@@ -301,6 +331,7 @@ def measure(
         judge=judge,
         baselines=True,
         tell=tell,
+        processes=processes,
     )
 
 
@@ -316,14 +347,20 @@ def finish(
     outcome: Outcome,
     reporter: Reporter,
     listener: Listener,
+    processes: Processes = ALONE,
 ) -> TrainedRun:
-    """Save the model, evaluate it on the test split, write the verdict and the report."""
+    """Save the model, evaluate it on the test split, write the verdict and the report; all processes measure."""
     card = {"step": outcome.best_step, "data": dataset.name, "columns": list(dataset.columns)}
-    save_model(folder.model, packaged, card=card, replace=True)
+    processes.ask(lambda: save_model(folder.model, packaged, card=card, replace=True))
     packaged.eval()
-    result = certified(packaged, measure(packaged, dataset, tell=listener.on_measuring))
-    sentences = verdict(result, folder.metrics.read(), outcome)
-    result["verdict"] = list(sentences)
-    folder.write_evaluation(result)
-    reporter.write(packaged, "finished", outcome.step, result, sentences)
+    result = certified(packaged, measure(packaged, dataset, tell=listener.on_measuring, processes=processes))
+
+    def write() -> list[str]:
+        sentences = verdict(result, folder.metrics.read(), outcome)
+        result["verdict"] = list(sentences)
+        folder.write_evaluation(result)
+        reporter.write(packaged, "finished", outcome.step, result, sentences)
+        return list(sentences)
+
+    sentences = processes.ask(write)
     return TrainedRun(folder.path, packaged, outcome, result, tuple(sentences))
