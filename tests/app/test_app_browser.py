@@ -82,7 +82,9 @@ def state(page: Page, name: str) -> Any:
 
 def pixels(page: Page, canvas: str) -> list[int]:
     script = """(id) => { const c = document.querySelector(id);
-        return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); }"""
+        const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });
+        copy.drawImage(c, 0, 0);
+        return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); }"""
     found: list[int] = page.evaluate(script, canvas)
     return found
 

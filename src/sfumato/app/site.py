@@ -114,7 +114,7 @@ def one_script() -> str:
         source = re.sub(
             r'^import (\{[^}]*\}) from "\./(.*?)";$', r'const \1 = modules["\2"];', source, flags=re.MULTILINE
         )
-        exported = re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", source, flags=re.MULTILINE)
+        exported = re.findall(r"^export (?:async )?(?:function|class|const) ([\w$]+)", source, flags=re.MULTILINE)
         source = re.sub(r"^export ", "", source, flags=re.MULTILINE)
         parts.append(f'modules["{name}"] = (() => {{\n{source}\nreturn {{ {", ".join(exported)} }};\n}})();')
 

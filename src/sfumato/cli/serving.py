@@ -71,6 +71,25 @@ def serve(run: options.Model, port: Port = None, host: Host = None, token: Token
     return _serve(app, where, "service", False)
 
 
+def export_site(run: str, out: Path | None, force: bool, json: bool, other: dict[str, Any]) -> int:
+    """``sfumato export --to site``: the explorer as a folder that needs no server."""
+    given = next((name for name, value in other.items() if value is not None), None)
+    if given is not None:
+        raise UserError(f"--to site has no use for {given}.  Leave it out.")
+    with _needed():
+        from sfumato.app.site import write_site
+    from sfumato.cli.printing import show, show_json
+
+    page = write_site(run, out, replace=force)
+    files = {item.name: item.stat().st_size for item in sorted(page.parent.iterdir())}
+    if json:
+        show_json({"to": "site", "place": str(page), "files": files})
+        return 0
+    show(page.resolve().as_uri())
+    show(f"  {sum(files.values()) / 1e6:.1f} MB, of it {files['data.js'] / 1e6:.1f} MB weights, thumbnails and points")
+    return 0
+
+
 class _needed:
     """Turns the missing packages of the extra into a sentence."""
 
