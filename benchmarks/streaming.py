@@ -139,13 +139,14 @@ def read_from_disk() -> int:
     return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["read_bytes"])
 
 
-def train(source: str, run: str, name: str) -> dict[str, Any]:
+def train(source: str, run: str, name: str, short: bool) -> dict[str, Any]:
     """Train on ``source`` in this process, a part of an epoch in the folder ``run``, and return measurements.
 
     Args:
         source: the set.
         run: where checkpoints and metrics go.
         name: array, folder, or resume.
+        short: leave a resumed epoch where it was compared.
     """
     import torch
 
@@ -172,7 +173,7 @@ def train(source: str, run: str, name: str) -> dict[str, Any]:
                 plain.pop("seconds")
                 whole = "".join(digest(tensors[stem]) for stem in sorted(tensors)) + json.dumps(plain, sort_keys=True)
                 self.found = {"step": step, "sha256": hashlib.sha256(whole.encode()).hexdigest()}
-                if name == "array":
+                if name == "array" or (short and name == "resume"):
                     signal.raise_signal(signal.SIGINT)
 
     with watched() as memory:
@@ -226,9 +227,10 @@ def train(source: str, run: str, name: str) -> dict[str, Any]:
     }
 
 
-def in_own_process(source: Path, run: Path, name: str) -> dict[str, Any]:
+def in_own_process(source: Path, run: Path, name: str, short: bool = False) -> dict[str, Any]:
+    words = ["--train", str(source), "--run", str(run), "--only", name, *(["--short"] if short else [])]
     done = subprocess.run(
-        [sys.executable, __file__, "--train", str(source), "--run", str(run), "--only", name],
+        [sys.executable, __file__, *words],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -246,10 +248,11 @@ class Pieces:
         place: where the sets are.
         gigabytes: of the array.
         files: in the folder of images.
+        short: whether a resumed epoch is left where it was compared.
     """
 
-    def __init__(self, place: Path, gigabytes: float, files: int) -> None:
-        self.place, self.gigabytes, self.files = place, gigabytes, files
+    def __init__(self, place: Path, gigabytes: float, files: int, short: bool) -> None:
+        self.place, self.gigabytes, self.files, self.short = place, gigabytes, files, short
         self.array, self.photos, self.run = place / "array.npy", place / "photos", place / "run"
 
     def sets(self) -> dict[str, Any]:
@@ -274,13 +277,14 @@ class Pieces:
         for checkpoint in (again / "checkpoints").iterdir():
             if int(checkpoint.name.removeprefix("step-")) > middle:
                 shutil.rmtree(checkpoint)
-        found = in_own_process(self.array, again, "resume")
+        found = in_own_process(self.array, again, "resume", self.short)
         same = found["from_step"] == middle and found["state"] == before["state"] != {}
         seconds = before["seconds"] + found["seconds"]
         waited = sum(each["waits_share"] * each["seconds"] for each in (before, found))
         epoch = {
             "gigabytes": found["bytes_as_arrays"] / 1e9,
-            "steps": found["steps_per_epoch"],
+            "steps": found["from_step"] + found["steps"],
+            "of": found["steps_per_epoch"],
             "resident_gb": max(before["resident_gb"], found["resident_gb"]),
             "waits_share": waited / seconds,
             "bit_exact_resume": same,
@@ -321,14 +325,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000, help="in the folder of images")
     parser.add_argument("--folder", type=Path, default=Path("streaming-sets"), help="where the sets are made")
     parser.add_argument("--only", choices=PIECES, default=None, help="one piece; the sets stay")
+    parser.add_argument("--short", action="store_true", help="leave the resumed epoch 200 steps after its middle")
     parser.add_argument("--train", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--run", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
-        print(json.dumps(train(options.train, options.run, options.only)))
+        print(json.dumps(train(options.train, options.run, options.only, options.short)))
         return
     options.folder.mkdir(exist_ok=True)
-    pieces = Pieces(options.folder, options.gb, options.files)
+    pieces = Pieces(options.folder, options.gb, options.files, options.short)
     if options.only:
         pieces.do(options.only)
         return

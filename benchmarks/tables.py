@@ -142,6 +142,7 @@ def streaming() -> list[str]:
     epoch, parts = found["epoch"], [found[name] for name in ("array", "resume")]
     rows = [
         (f"examples, 3x64x64, {epoch['gigabytes']:.1f} GB", f"{parts[0]['examples']:,}"),
+        ("steps, of those of an epoch", f"{epoch['steps']:,} of {epoch['of']:,}"),
         ("memory of the process, most", f"{epoch['resident_gb']:.2f} GB"),
         ("of it pages of mapped files (programs)", f"{max(part['file_gb'] for part in parts):.2f} GB"),
         ("read from the disk", f"{sum(part['read_from_disk_gb'] for part in parts):.1f} GB"),
@@ -157,7 +158,7 @@ def streaming() -> list[str]:
             ("memory of the process and its workers, most", f"{folder['resident_gb']:.2f} GB"),
         ]
     head = [
-        "## Data that do not fit: an epoch of 20 GB",
+        "## Data that do not fit",
         "",
         f"An array on the disk, read by row in a random order, {parts[0]['model']}, batch {parts[0]['batch']}, in two "
         f"processes one after the other; {found['machine']['processor']}, {found['machine']['threads']} threads "
