@@ -4,7 +4,7 @@ The time is the page's own, from the wish for a decode to its pixels in the canv
 merged into the next one. The server and a headless Chromium share the machine. Also: the same request over a kept
 connection without a browser, and how long the page takes to be there.
 
-    python benchmarks/explorer.py            the article's network on fashion-mnist-mini, trained for some steps
+    python benchmarks/explorer.py            two layers of 300 on fashion-mnist-mini, trained for some steps
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or Path(folder) / "run"
         if arguments.run is None:
-            command = ["train", "fashion-mnist-mini", "--recipe", "article", "--steps", str(arguments.steps)]
+            command = ["train", "fashion-mnist-mini", "--recipe", "mlp", "--steps", str(arguments.steps)]
             more = ["--latent-dim", "16", "--out", str(run), "--quiet"]
             subprocess.run([sys.executable, "-m", "sfumato", *command, *more], check=True)
         model = sfumato.load(run)
@@ -112,7 +112,7 @@ def main() -> None:
             connection.getresponse().read()
             connection.close()
             result = {
-                "certificate": certificate(recipe=f"article, latent {model.model.latent_dim}", seeds=[0]),
+                "certificate": certificate(recipe=f"mlp, latent {model.model.latent_dim}", seeds=[0]),
                 "what": "a decode of one image, from the wish to the pixels",
                 "data_shape": list(model.preprocessing.shape),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),

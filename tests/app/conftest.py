@@ -1,13 +1,16 @@
-"""A finished run of tiny images, for the explorer."""
+"""A finished run of tiny images, and a browser that looks at it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_helpers import bars
+from app_helpers import application, bars, served
+from browser_helpers import CHROMIUM, FLAGS, Watched
+from playwright.sync_api import Browser, sync_playwright
 
 from sfumato.cli.main import run
 from sfumato.verbs import listeners
@@ -26,3 +29,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         listeners.write_report = report
     return folder / "runs" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(finished: Path) -> Iterator[str]:
+    with served(lambda bound: application(finished, house=bound.house)) as where:
+        yield where.address
+
+
+@pytest.fixture
+def watched(browser: Browser, address: str) -> Iterator[Watched]:
+    watched = Watched(browser, address)
+    yield watched
+    watched.context.close()
+    assert not watched.wrong

@@ -8,93 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from app_helpers import application, bars, image_model, saved, served, table_model
+from app_helpers import bars
+from browser_helpers import Watched, pixels, settled, state, with_browser
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from sfumato.models.model import spherical
 from sfumato.verbs.opening import open_model
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-READY = "html[data-ready]"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(finished: Path) -> Iterator[str]:
-    with served(lambda bound: application(finished, house=bound.house)) as where:
-        yield where.address
-
-
-class Watched:
-    """A page, and everything that it said or asked for that it should not have."""
-
-    def __init__(self, browser: Browser, address: str, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True, **options)
-        self.page: Page = self.context.new_page()
-        self.wrong: list[str] = []
-        self.address = address
-        self.page.on("console", lambda message: self.wrong.append(f"console {message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        self.page.on("request", self._asked)
-        self.page.on("dialog", lambda dialog: self.wrong.append(f"dialog: {dialog.message}"))
-
-    def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.address, "blob:", "data:")):
-            self.wrong.append(f"asked {request.url}")
-
-    def open(self, state: str = "") -> Page:
-        self.page.goto(self.address + (f"#{state}" if state else ""))
-        self.page.wait_for_selector(READY, state="attached", timeout=20_000)
-        return self.page
-
-
-@pytest.fixture
-def watched(browser: Browser, address: str) -> Iterator[Watched]:
-    watched = Watched(browser, address)
-    yield watched
-    watched.context.close()
-    assert not watched.wrong
-
-
-def state(page: Page, name: str) -> Any:
-    return page.evaluate(
-        "(name) => { const v = window.sfumato.state[name]; return v?.length && v.map ? [...v] : v; }", name
-    )
-
-
-def pixels(page: Page, canvas: str) -> list[int]:
-    script = """(id) => { const c = document.querySelector(id);
-        const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });
-        copy.drawImage(c, 0, 0);
-        return [...copy.getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); }"""
-    found: list[int] = page.evaluate(script, canvas)
-    return found
-
-
-def settled(page: Page) -> None:
-    """Wait until nothing is decoded any more."""
-    for _ in range(200):
-        page.wait_for_timeout(25)
-        if not page.evaluate("() => window.sfumato.decodes.busy"):
-            return
+pytestmark = with_browser
 
 
 def test_what_is_shown_is_what_the_model_decodes(watched: Watched, finished: Path) -> None:
@@ -405,97 +331,3 @@ def test_the_keys(watched: Watched) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("() => document.activeElement.id || document.activeElement.name"))
     assert {"plane", "view", "depth", "lasso", "fit", "map", "random", "set-a", "theme"} <= reached
-
-
-def test_the_address_holds_the_state(watched: Watched, browser: Browser, address: str) -> None:
-    page = watched.open()
-    page.locator("#plane").select_option("variance")
-    page.locator("#view input[value=images]").check(force=True)
-    page.locator("#map").click(position={"x": 80, "y": 120})
-    page.locator("#in").click()
-    page.locator("#tab-curves").click()
-    page.wait_for_timeout(400)
-    link = page.url
-    again = Watched(browser, address)
-    page2 = again.context.new_page()
-    page2.goto(link)
-    page2.wait_for_selector(READY, state="attached")
-    for name in ("plane", "view", "tab", "zoom"):
-        assert state(page2, name) == state(page, name)
-    assert np.allclose(state(page2, "z"), state(page, "z"), atol=1e-3)
-    page2.evaluate("() => { location.hash = '#tab=<script>&view=none&z=AAAA&plane=x&class=77&temperature=1e300'; }")
-    page2.wait_for_timeout(200)
-    assert (state(page2, "tab"), state(page2, "view")) == ("sample", "points")
-    again.context.close()
-
-
-@pytest.mark.parametrize("width", [320, 768, 1239, 1920])
-def test_nothing_is_cut_off(browser: Browser, address: str, width: int) -> None:
-    for scheme in ("light", "dark"):
-        watched = Watched(browser, address, color_scheme=scheme)
-        watched.page.set_viewport_size({"width": width, "height": 900})
-        page = watched.open("tab=tour&stop=4")
-        page.wait_for_timeout(300)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-        for name in ("#map", "#decoded", "#tabs", "#plane", "#theme"):
-            box = page.locator(name).bounding_box()
-            assert box is not None
-            assert 0 <= box["x"] <= box["x"] + box["width"] <= width + 1, name
-        watched.context.close()
-        assert not watched.wrong
-
-
-def test_names_from_data_are_text(browser: Browser, tmp_path: Path) -> None:
-    folder = saved(tmp_path, image_model())
-    with served(lambda bound: application(folder, house=bound.house)) as where:
-        watched = Watched(browser, where.address)
-        page = watched.open()
-        assert page.locator("#legend button").first.inner_text() == "<img src=x onerror=alert(1)>"
-        assert page.locator("#near-title").inner_text() == "Nearest samples"
-        page.locator("#tab-tour").click()
-        page.wait_for_selector("#stop-title:has-text('cloud')")
-        assert page.locator("img").count() == 0
-        watched.context.close()
-        assert not watched.wrong
-
-
-def test_a_table_is_drawn_as_numbers(browser: Browser, tmp_path: Path) -> None:
-    with served(lambda bound: application(saved(tmp_path, table_model(2, True)), house=bound.house)) as where:
-        watched = Watched(browser, where.address)
-        page = watched.open()
-        page.locator("#map").click(position={"x": 60, "y": 60})
-        page.locator("#as").select_option("1")
-        settled(page)
-        first = pixels(page, "#decoded")
-        page.locator("#as").select_option("0")
-        settled(page)
-        assert pixels(page, "#decoded") != first
-        for tab in ("path", "image", "curves", "tour", "sample"):
-            page.locator(f"#tab-{tab}").click()
-            page.wait_for_timeout(150)
-        watched.context.close()
-        assert not watched.wrong
-
-
-def test_a_token_leaves_the_address_and_opens_the_page(browser: Browser, finished: Path, tmp_path: Path) -> None:
-    token = tmp_path / "token.txt"
-    token.write_text("0123456789abcdefgh")
-    token.chmod(0o600)
-    with served(lambda bound: application(finished, house=bound.house), token=token) as where:
-        watched = Watched(browser, where.address)
-        watched.page.goto(f"{where.address}?token=0123456789abcdefgh")
-        watched.page.wait_for_selector(READY, state="attached")
-        assert "token" not in watched.page.url
-        assert watched.page.evaluate("() => document.cookie") == ""
-        watched.context.close()
-        assert not watched.wrong
-
-
-def test_another_site_cannot_ask(browser: Browser, address: str) -> None:
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto("data:text/html,<p>another site")
-    script = """async (url) => { try { const r = await fetch(url + 'explorer/state'); return r.status; }
-        catch (error) { return String(error); } }"""
-    assert "TypeError" in page.evaluate(script, address)
-    context.close()

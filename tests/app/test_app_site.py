@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from app_helpers import bars, image_model, saved, table_model
+from browser_helpers import with_browser
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from sfumato.app.bodies import shown
 from sfumato.app.site import one_script, write_site
@@ -25,18 +24,7 @@ from sfumato.posteriors import DiagonalGaussian, Dirac
 from sfumato.priors import ClassConditional, StandardNormal
 from sfumato.verbs.opening import open_model
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-with_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 SHAPE = (1, 7, 9)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def shaken(module: torch.nn.Module) -> Any:
