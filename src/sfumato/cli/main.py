@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from sfumato.cli import app as application
 from sfumato.cli import (  # noqa: F401 - they register their commands
     claims,
+    exporting,
     judging,
     looking,
     making,

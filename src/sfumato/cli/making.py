@@ -11,6 +11,7 @@ import typer
 from sfumato.cli import options
 from sfumato.cli.app import command
 from sfumato.cli.together import as_one
+from sfumato.core.errors import UserError
 from sfumato.core.spec import Count, NonNegative, Size
 
 Number = Annotated[int | None, options.option("-n", Size, "How many.  [default: 64, or 8 of each class]")]
@@ -44,6 +45,12 @@ Draw = Annotated[
 From = Annotated[int | None, options.option("--from", Count, "Number of the first example in its split.")]
 To = Annotated[int | None, options.option("--to", Count, "Number of the last example.")]
 Way = Annotated[str | None, options.chosen("--path", ("spherical", "linear"), "The way in the latent space.")]
+Tile = Annotated[
+    int | None,
+    options.option(
+        "--tile", Size, "DATA is one image of any size, in tiles of this side (recipe autoencoder-kl).", "SIDE"
+    ),
+]
 MoreData = Annotated[
     str | None,
     typer.Argument(
@@ -93,6 +100,7 @@ def sample(
     "reconstruct",
     "sfumato reconstruct runs/photos -o again.png",
     "sfumato reconstruct runs/photos new-photos/ -o new.png",
+    "sfumato reconstruct runs/photos large.png --tile 256 -o again.png",
 )
 def reconstruct(
     run: options.Model,
@@ -100,6 +108,7 @@ def reconstruct(
     n: Shown = None,
     split: options.Split = None,
     label: options.Label = None,
+    tile: Tile = None,
     out: options.Out = None,
     arrays: options.Arrays = None,
     force: options.Force = False,
@@ -108,6 +117,8 @@ def reconstruct(
     from sfumato.verbs import generate
 
     model, source = _sorted(run, data)
+    if tile is not None:
+        return _reconstruct_tiled(model, source, tile, out, force)
     more = {} if n is None else {"n": n}
     made = generate.reconstruct(
         model, _with_label(source, label), split=split, out=out, arrays=arrays, force=force, **more
@@ -184,6 +195,25 @@ def interpolate(
         model, source, start=start, end=end, split=split, seed=seed, out=out, arrays=arrays, force=force, **more
     )
     return _tell(made.files, f"{len(made.x):,} ways")
+
+
+def _reconstruct_tiled(model: str, image: str | None, tile: int, out: Path | None, force: bool) -> int:
+    """Reconstruct one image of any size, and say what the tiles cost."""
+    if image is None:
+        raise UserError("--tile needs an image.  For instance: sfumato reconstruct runs/photos large.png --tile 256")
+    from sfumato.cli.printing import show
+    from sfumato.verbs.tiling import reconstruct_large
+
+    made = reconstruct_large(model, image, tile=tile, out=out, force=force)
+    if made.seam is None:
+        show("seams    not measured: the image is too large to be computed at once")
+    else:
+        show(
+            f"seams    rms {made.seam.rms:.2g}, largest {made.seam.largest:.2g} grey values from the whole image at "
+            f"once, whose deviation is {made.seam.deviation:.3g}"
+        )
+    assert made.path is not None
+    return _tell([made.path], f"{'x'.join(map(str, made.x.shape[1:]))} pixels")
 
 
 def _sorted(first: str, second: str | None) -> tuple[str, str | None]:

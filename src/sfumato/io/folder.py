@@ -52,7 +52,7 @@ def save_model(path: str | Path, module: nn.Module, *, card: Mapping[str, Any], 
     tensors = module.state_dict()
     spec = to_spec(module)
     source = shown(Path(path) / CONFIG)
-    _compare(_outline(spec, getattr(module, "spec_kind", "model"), source), tensors, "the module to be saved")
+    compare(_outline(spec, getattr(module, "spec_kind", "model"), source), tensors, "the module to be saved")
     config = {
         "format_version": FORMAT_VERSION,
         "library": "sfumato",
@@ -91,7 +91,7 @@ def load_model(path: str | Path, kind: str = "model") -> tuple[nn.Module, dict[s
     source = shown(path / CONFIG)
     config = _parse(files[CONFIG], source)
     tensors = unpack(files[WEIGHTS], shown(path / WEIGHTS))
-    _compare(_outline(config["model"], kind, source), tensors, shown(path / WEIGHTS))
+    compare(_outline(config["model"], kind, source), tensors, shown(path / WEIGHTS))
     with fixed_noise(0):  # the random start is overwritten, and the caller's random numbers stay as they were
         module = _build(config["model"], kind, source)
     module.load_state_dict(tensors)
@@ -147,9 +147,9 @@ def _build(spec: Any, kind: str, source: str) -> nn.Module:
     return module
 
 
-def _compare(outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+def compare(outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise UserError unless ``tensors`` have the names, shapes and types of ``outline``."""
-    cure = "Use the config.json and model.safetensors that were written together."
+    cure = "Use the configuration and the weights that were written together."
     for name in sorted(outline.keys() | tensors.keys()):
         if name not in tensors:
             raise UserError(f"{source} has no tensor '{name}', which the configuration needs. {cure}")

@@ -144,6 +144,24 @@ def read_folder(path: str | Path, names: Collection[str] | None = None) -> dict[
         return {name: _verified(folder, path / name, record) for name, record in records.items()}
 
 
+def read_foreign(path: str | Path, most: int) -> bytes:
+    """Read one regular file that something else wrote, never through a link.
+
+    Args:
+        path: the file.
+        most: the largest number of bytes that is read.
+
+    Raises:
+        DamagedError: missing, a link, not a file, or larger.
+    """
+    path = Path(path)
+    with explained(path, "read"), _opened(path.parent) as folder:
+        size = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_size
+        if size > most:
+            raise DamagedError(f"{shown(path)} should have at most {most:,} bytes; it has {size:,}. Use the original.")
+        return _read(folder, path, size)
+
+
 def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return ``files`` in the order in which they are written: the manifest last."""
     for name in files:

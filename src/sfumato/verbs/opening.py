@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from sfumato.core.spec import from_spec
 from sfumato.data import Dataset, load_dataset
 from sfumato.data.streams import Rows
 from sfumato.io.folder import CONFIG, load_model
+from sfumato.io.hub import is_address, parse_address, pull
 from sfumato.io.run import RunFolder
 from sfumato.io.store import DamagedError, shown
 from sfumato.models import PackagedModel
@@ -117,13 +119,15 @@ class Opened:
 
 
 def open_model(path: str | Path) -> Opened:
-    """Open the folder of a run, or a model folder.
+    """Open the folder of a run, a model folder, or "hf://owner/name", a model on the Hugging Face Hub.
 
     An unfinished run gives the averaged weights of its best evaluation so far.
 
     Raises:
         UserError: it is neither. DamagedError: a file of it is missing, cut or changed.
     """
+    if is_address(path):
+        return _from_hub(str(path))
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"'{path}' does not exist.{_nearest(path)} Give the folder of a run, or a model folder.")
@@ -153,7 +157,7 @@ def open_run(path: str | Path) -> Opened:
 
 
 def load(path: str | Path) -> PackagedModel:
-    """Return the model of a model folder or of a run, ready to encode, decode, sample and reconstruct."""
+    """Return the model of a model folder, a run or "hf://owner/name", ready to encode, decode, sample, reconstruct."""
     return open_model(path).model
 
 
@@ -164,8 +168,8 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether ``path`` is the folder of a run or a model folder."""
-    return is_run(path) or (Path(path) / CONFIG).is_file()
+    """Whether ``path`` is the folder of a run, a model folder, or the address of a model on the Hub."""
+    return is_address(path) or is_run(path) or (Path(path) / CONFIG).is_file()
 
 
 def _load(path: Path) -> tuple[PackagedModel, int | None, dict[str, Any]]:
@@ -173,6 +177,16 @@ def _load(path: Path) -> tuple[PackagedModel, int | None, dict[str, Any]]:
     assert isinstance(module, PackagedModel)
     step = card.get("step")
     return module, step if isinstance(step, int) else None, card
+
+
+def _from_hub(address: str) -> Opened:
+    """Fetch a model folder, and open it; nothing of it is kept but what huggingface_hub keeps."""
+    name, revision = parse_address(address)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / name.replace("/", "--")
+        folder.mkdir()
+        pull(name, revision, folder)
+        return Opened(Path(name), *_load(folder))
 
 
 def _from_checkpoint(folder: RunFolder, decided: Mapping[str, Any]) -> tuple[PackagedModel, int]:
