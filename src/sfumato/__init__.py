@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.data import load_dataset
+    from sfumato.verbs.cite import cite
     from sfumato.verbs.doctor import doctor
     from sfumato.verbs.encode import encode
     from sfumato.verbs.evaluate import evaluate
+    from sfumato.verbs.export import export
+    from sfumato.verbs.from_diffusers import import_first_stage
     from sfumato.verbs.generate import decode, interpolate, reconstruct, sample
     from sfumato.verbs.info import info
     from sfumato.verbs.opening import load
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
     __version__: str
 
 _PLACES = {
+    "cite": "sfumato.verbs.cite",
     "decode": "sfumato.verbs.generate",
     "doctor": "sfumato.verbs.doctor",
     "encode": "sfumato.verbs.encode",
     "evaluate": "sfumato.verbs.evaluate",
+    "export": "sfumato.verbs.export",
+    "import_first_stage": "sfumato.verbs.from_diffusers",
     "info": "sfumato.verbs.info",
     "inspect": "sfumato.verbs.python",
     "interpolate": "sfumato.verbs.generate",
@@ -47,10 +53,13 @@ _PLACES = {
 
 __all__ = [
     "__version__",
+    "cite",
     "decode",
     "doctor",
     "encode",
     "evaluate",
+    "export",
+    "import_first_stage",
     "info",
     "inspect",
     "interpolate",

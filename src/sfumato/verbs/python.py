@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sfumato.training.engine import Choice
 from sfumato.verbs import inspect as _inspect
 from sfumato.verbs import train as _train
 from sfumato.verbs.config import combined, read_config, seed_of
+from sfumato.verbs.start import Start, read_start
 from sfumato.verbs.words import seconds_of
 
 
@@ -70,6 +71,7 @@ def train(
     stream: bool | None = None,
     careful: bool | None = None,
     config: str | Path | None = None,
+    start: str | Path | None = None,
     listener: Listener | None = None,
     on_decided: Callable[[Run, Path], None] | None = None,
 ) -> _train.TrainedRun:
@@ -85,7 +87,7 @@ def train(
         likelihood: bernoulli, gaussian, logistic, categorical.
         binarise: none, fixed, dynamic.
         beta: the weight of the KL term, by default 1.
-        recipe: the networks: mlp, article, conv-small, conv-large, ladder.
+        recipe: the networks: mlp, article, conv-small, conv-large, autoencoder-kl, ladder.
         epochs: passes over the training split.
         steps: optimizer steps.
         time: how long training may take: "10m", or seconds.
@@ -100,6 +102,7 @@ def train(
         stream: see :func:`inspect`.
         careful: free bits, a longer warm-up, half the rate, more patience: against collapse and non-finite steps.
         config: a configuration file.
+        start: a run or a model folder whose weights the training begins with (``--from``).
         listener: told what happens.
         on_decided: called with the plan and the folder of the run before the first step.
     """
@@ -126,6 +129,22 @@ def train(
         careful=bool(careful),
     )
     reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream}
+    begin = None
+    if start is not None:
+        begin = _begin(
+            {
+                "start": start,
+                "recipe": recipe,
+                "latent_dim": latent_dim,
+                "levels": levels,
+                "likelihood": likelihood,
+                "binarise": binarise,
+                "epochs": epochs,
+                "steps": steps,
+            }
+        )
+        if size is None and isinstance(data, str | Path) and Path(data).is_dir():
+            reading["size"] = begin.size
     source = data.dataset if isinstance(data, _inspect.Inspected) else data
     return _train.train(
         source,
@@ -133,6 +152,19 @@ def train(
         options=combined(options, tree),
         reading=reading,
         config=tree,
+        start=begin,
         listener=listener,
         on_decided=on_decided,
     )
+
+
+def _begin(given: Mapping[str, Any]) -> Start:
+    """Return what to begin with; refuse what would not be heeded."""
+    if any(given[name] is not None for name in ("recipe", "latent_dim", "levels", "likelihood", "binarise")):
+        raise UserError(
+            "--from takes recipe, latent size, likelihood and binarisation from the model. Leave them out, or train "
+            "anew."
+        )
+    if given["epochs"] is None and given["steps"] is None:
+        raise UserError("--from needs to know how long to train. Add --epochs N or --steps N.")
+    return read_start(given["start"])

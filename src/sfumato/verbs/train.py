@@ -24,6 +24,7 @@ from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Both, Reporter
+from sfumato.verbs.start import Start, same_start
 from sfumato.verbs.state import goes_on
 from sfumato.verbs.verdict import verdict
 
@@ -79,6 +80,7 @@ def training(
     options: Options = Options(),  # noqa: B008 - immutable
     reading: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    start: Start | None = None,
     listener: Listener | None = None,
     on_decided: Callable[[Run, Path], None] | None = None,
 ) -> Talk:
@@ -93,6 +95,7 @@ def training(
         options: what was asked for.
         reading: more arguments for ``load_dataset``: size, label, split, skip_bad.
         config: the tree of a run (model, objective, training, preprocessing), in place of deciding; any part of it.
+        start: a model whose weights, and the rest of it, the training begins with.
         listener: told what happens.
         on_decided: called with the plan and the folder before the first step.
 
@@ -109,13 +112,15 @@ def training(
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
     if processes.ask(lambda: goes_on(folder)):
         return (yield from resuming(folder.path, source=dataset, listener=listener))
-    run = configured(plan(dataset, options), config or {})
+    run = configured(plan(dataset, options), {**(config or {}), **(start.trees if start else {})})
+    if start:
+        start.fill(run.model)
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
             folder.create()
             held.enter_context(folder.lock())
-            folder.write_run(description(run, folder.path.name))
+            folder.write_run(description(run, folder.path.name) | ({"start": start.origin} if start else {}))
 
         processes.ask(claim)
         if on_decided and processes.first:
@@ -155,6 +160,8 @@ def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
     """Return the run that ``run.json`` describes, with fresh weights; refuse data that are not the same."""
     dataset = same_data(decided, source)
     model = fresh_model(decided["model"], decided["training"]["seed"])
+    if "start" in decided:
+        same_start(decided["start"]).fill(model)
     objective: Objective = from_spec(decided["objective"], "objective", "objective")
     training: TrainingConfig = from_spec(decided["training"], "training", "training")
     preprocessing = fitted(decided["preprocessing"], dataset)
