@@ -22,6 +22,12 @@ Resume = Annotated[
     str | None,
     typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.", show_default=False),
 ]
+Begin = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="MODEL", help="Begin with the weights of a run or a model folder.", show_default=False
+    ),
+]
 Log = Annotated[
     str | None, options.chosen("--log", ("tensorboard",), "Write events for TensorBoard beside the metrics.")
 ]
@@ -50,6 +56,7 @@ Length = Annotated[int | None, options.option("--steps", options.Many, "The leng
     "sfumato train people.csv --label bought --latent-dim 4",
     "sfumato train fashion-mnist-mini --binarise dynamic --epochs 20 --out runs/binary",
     "sfumato train photos/ --careful",
+    "sfumato train new-photos/ --from runs/photos --epochs 5",
     "sfumato train --resume runs/photos",
 )
 def train(
@@ -78,6 +85,7 @@ def train(
     stream: options.Stream = None,
     careful: Careful = None,
     config: options.Config = None,
+    start: Begin = None,
     log: Log = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -106,6 +114,7 @@ def train(
         "stream": stream,
         "careful": careful,
         "config": config,
+        "start": start,
     }
     given = {name: value for name, value in wishes.items() if value is not None}
     if resume is not None:
