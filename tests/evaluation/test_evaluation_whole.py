@@ -8,7 +8,7 @@ from exact_models import linear_vae, log_evidence
 
 from sfumato.core.errors import UserError
 from sfumato.data import Binarise, Dataset, Identity, Standardise
-from sfumato.evaluation import evaluate, generation_accuracy, judge_accuracy, train_judge
+from sfumato.evaluation import bounds, evaluate, generation_accuracy, judge_accuracy, train_judge
 from sfumato.evaluation.classifier import Judge, shifted
 from sfumato.likelihoods import Bernoulli, Gaussian
 from sfumato.models import VAE
@@ -69,6 +69,22 @@ def test_defect_6_one_bad_example_shows():
     assert math.isnan(found.values["evidence_bound"].value)
     assert math.isnan(found.values["elbo"].value)
     assert found.to_dict()["values"]["elbo"]["value"] is None
+
+
+@pytest.mark.parametrize("many", [N * 5 - 1, N * 5])
+def test_an_evaluation_is_compiled_where_it_is_long(monkeypatch, many):
+    model, asked = linear_vae().float(), []
+    size = sum(parameter.numel() for parameter in model.decoder.parameters())
+    monkeypatch.setattr(bounds, "MANY_OPERATIONS", 2 * size * many)
+    right = bounds.importance_bound
+
+    def bound(*given, compiled, **named):
+        asked.append(compiled)
+        return right(*given, **named)
+
+    monkeypatch.setattr("sfumato.evaluation.evaluation.importance_bound", bound)
+    evaluate(model, Identity((4,)), dataset(np.zeros((N, 4), dtype=np.float32)), samples=5)
+    assert set(asked) == {many < N * 5}
 
 
 def test_the_same_seed_repeats_and_json_holds_everything():

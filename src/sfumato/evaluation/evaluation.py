@@ -22,7 +22,7 @@ from sfumato.core.gaussians import has_density
 from sfumato.core.processes import Processes
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.baselines import score_baselines
-from sfumato.evaluation.bounds import class_bounds, elbo_terms, importance_bound, log_class_weights
+from sfumato.evaluation.bounds import class_bounds, elbo_terms, importance_bound, log_class_weights, pays_to_compile
 from sfumato.evaluation.classes import Accuracy, accuracy
 from sfumato.evaluation.classifier import Judge, generation_accuracy, judge_accuracy, shared_judge
 from sfumato.evaluation.estimate import Estimate, mean_estimate
@@ -151,6 +151,7 @@ def evaluate(
     examples = prepared.split(split)
     labelled = bool(model.num_classes) and examples.y is not None and bool((examples.y >= 0).all())
     measured = _Measured(model, preprocessing, labelled, samples, elbo_samples)
+    measured.compiled = pays_to_compile(model, len(examples) * (samples or 0))
     with measuring(model) as device:
         preprocessing.to(device)
 
@@ -202,6 +203,7 @@ class _Measured:
         self.samples, self.elbo_samples = samples, elbo_samples
         self.blind = bool(model.num_classes) and model.labels_reach_networks and not labelled
         self.density = True
+        self.compiled = False
         self.columns: dict[str, list[Tensor]] = {}
         self.classes: dict[str, list[Tensor]] = {}
 
@@ -224,7 +226,8 @@ class _Measured:
         if self.samples is None or not self.density:
             return
         if not self.model.num_classes:
-            self._put("evidence_bound", importance_bound(self.model, x, samples=self.samples, seed=seed))
+            bound = importance_bound(self.model, x, samples=self.samples, seed=seed, compiled=self.compiled)
+            self._put("evidence_bound", bound)
             return
         bounds = class_bounds(self.model, x, samples=self.samples, seed=seed)
         joint = bounds + log_class_weights(self.model).double()
