@@ -73,6 +73,48 @@ def test_each_process_encodes_a_part(finished, tmp_path, command, monkeypatch):
             np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-6)  # products of other sizes
 
 
+@pytest.mark.timeout(120)
+def test_each_process_measures_a_part(finished, tmp_path, command, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    alone = command("evaluate", "runs/tiny", "--seed", "3", "--json")
+    written = json.loads((tmp_path / "runs/tiny/evaluation.json").read_text())
+    os.remove("runs/tiny/evaluation.json")
+    process = torchrun(tmp_path, "evaluate", "runs/tiny", "--seed", "3", "--quiet")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("examples of the test split") == 1, "one of them speaks"
+    shared = json.loads((tmp_path / "runs/tiny/evaluation.json").read_text())
+    assert json.loads(alone.out)["values"] == written["values"]
+    assert shared.keys() == written.keys()
+    for name, value in written["values"].items():
+        assert shared["values"][name]["n"] == value["n"]
+        for part in ("value", "standard_error"):
+            assert shared["values"][name][part] == pytest.approx(value[part], rel=1e-6), name
+
+
+@pytest.mark.timeout(120)
+def test_spread_weights(finished, tmp_path, command, monkeypatch):
+    shutil.copy(finished / "tiny.npz", tmp_path)
+    process = torchrun(tmp_path, "train", "tiny.npz", *STEPS, "--shard")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("evaluated on") == 1
+    folder = RunFolder(tmp_path / "runs/tiny")
+    assert folder.read_run()["training"]["shard"] is True
+    assert "spread weights" in folder.open_checkpoints().latest().state["made_by"]["surroundings"]
+    monkeypatch.chdir(tmp_path)
+    assert command("sample", "runs/tiny", "-n", "2", "-o", "two.png").code == 0
+
+
+def test_one_process_has_nobody_to_share_weights_with(finished, command, monkeypatch):
+    monkeypatch.chdir(finished)
+    result = command("train", "tiny.npz", *STEPS, "--shard", "--out", "runs/other")
+    assert result.code == 2
+    assert "--shard spreads a model over several processes" in result.err
+    assert not (finished / "runs/other").exists()
+
+
 @pytest.fixture
 def interrupted(finished, tmp_path, monkeypatch):
     """An unfinished run in the current folder, as a killed process leaves it."""

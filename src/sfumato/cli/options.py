@@ -173,4 +173,7 @@ Rate = Annotated[float | None, option("--lr", Positive, "Learning rate of Adam a
 Engine = Annotated[
     str | None, chosen("--engine", ENGINES, "How a step is computed.  [default: auto, the fastest by measurement]")
 ]
+Shard = Annotated[
+    bool, typer.Option("--shard", help="Spread the weights over the processes (FSDP2), for models that do not fit.")
+]
 TrainingSeed = Annotated[int | None, option("--seed", Count, "Fixes splits, weights, order and noise.  [default: 0]")]

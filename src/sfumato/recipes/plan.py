@@ -63,6 +63,7 @@ class Options:
         batch_size: examples a step.
         learning_rate: Adam's, at its peak.
         engine: how a step is computed: eager, compiled, auto.
+        shard: spread the weights over the processes.
         seed: of the weights, the order and all noise.
         careful: free bits, a longer warm-up, half the rate and more patience, all decided before the first step.
     """
@@ -81,6 +82,7 @@ class Options:
     batch_size: int | None = None
     learning_rate: float | None = None
     engine: Choice = "auto"
+    shard: bool = False
     seed: int = 0
     careful: bool = False
 
@@ -300,6 +302,7 @@ def _training(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Tr
         learning_rate=options.learning_rate or (RATE / 2 if options.careful else RATE),
         clip_norm=10 * math.sqrt(facts.dimensions),
         engine=options.engine,
+        shard=options.shard,
         seed=options.seed,
         patience=2 * PATIENCE if options.careful else PATIENCE,
     )

@@ -35,6 +35,7 @@ class TrainingConfig:
         evaluate_every: steps between evaluations on the validation split.
         checkpoint_every: steps between checkpoints; every evaluation makes one too.
         patience: evaluations without a better one before training stops early; 0: never.
+        shard: spread weights, averages and moments over the processes, where there are several (FSDP2).
     """
 
     spec_kind: ClassVar[str] = "training"
@@ -53,3 +54,4 @@ class TrainingConfig:
     evaluate_every: Steps = 500
     checkpoint_every: Steps = 500
     patience: Count = 0
+    shard: bool = False

@@ -12,7 +12,7 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from torch.func import functional_call, grad_and_value
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Step
 from sfumato.core.spec import fingerprint
+from sfumato.training.gradients import total_norm
 from sfumato.training.measured import Measured
 from sfumato.training.runtime import Runtime
 
@@ -83,11 +84,20 @@ class Engine:
         preprocessing: raw data to the model's input.
         runtime: device and precision.
         batch_size: the size of a whole batch; other sizes are computed as written.
+        spread: whether the weights are spread over processes: then a step is computed as written, and its norm is not
+            known here.
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, preprocessing: nn.Module, runtime: Runtime, batch_size: int
+        self,
+        model: nn.Module,
+        objective: Objective,
+        preprocessing: nn.Module,
+        runtime: Runtime,
+        batch_size: int,
+        spread: bool = False,
     ) -> None:
+        self.spread = spread
         self.model, self.objective, self.preprocessing = model, objective, preprocessing
         self.runtime, self.batch_size = runtime, batch_size
         self.way = Way()
@@ -116,7 +126,8 @@ class Engine:
             output = self._compile(self._compute)(raw, y, now)
         loss = _loss(output, share)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Differentiated(loss.detach(), total_norm(self._parameters), output)
+        norm = loss.new_zeros(()) if self.spread else total_norm(self._parameters)
+        return Differentiated(loss.detach(), norm, output)
 
     def _differentiate_as_function(self, raw: Tensor, y: Tensor | None, step: Step, share: Tensor) -> Differentiated:
         """Compute forward and backward pass as one compiled graph. A parameter that plays no part gets zeros."""
@@ -262,11 +273,6 @@ class Engine:
                 torch.cuda.synchronize(self.runtime.device)
             times.append(time.perf_counter() - begin)
         return min(times)
-
-
-def total_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Return the norm of the gradients of all ``parameters`` together, ()."""
-    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def _remembers(module: nn.Module) -> bool:

@@ -10,11 +10,11 @@ reported travel at its end, so a step sends one tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.core.processes import Processes
 
@@ -29,11 +29,13 @@ class Totals:
         loss: of the whole batch, nats, ().
         sums: name -> the sum over the batch of each reported value.
         signal: the number of the signal that one of them got, or None.
+        squares: the sum of what each of them gave, ().
     """
 
     loss: Tensor
     sums: dict[str, Tensor]
     signal: int | None
+    squares: Tensor | None = None
 
 
 class Gradients:
@@ -51,7 +53,14 @@ class Gradients:
         self._views: list[Tensor] = []
 
     @torch.no_grad()
-    def add_up(self, loss: Tensor, values: Mapping[str, Tensor], counts: bool, signal: int | None) -> Totals:
+    def add_up(
+        self,
+        loss: Tensor,
+        values: Mapping[str, Tensor],
+        counts: bool,
+        signal: int | None,
+        squares: Tensor | None = None,
+    ) -> Totals:
         """Let the gradients be those of the whole batch.
 
         A parameter that no process has a gradient for gets none.
@@ -61,10 +70,12 @@ class Gradients:
             values: name -> (batch,), of this process's examples.
             counts: whether its examples count.
             signal: the number of the signal that this process got, or None.
+            squares: of gradients that are spread over the processes, the sum of squares of this one's, ().
         """
         there = [parameter.grad is not None for parameter in self.parameters]
         head = [*(float(signal == number) for number in SIGNALS), *map(float, there)]
         sums = [value.detach().sum(dtype=torch.float64) * counts for value in values.values()]
+        sums += [] if squares is None else [squares]
         flat, views = self._tensor(1 + len(head) + len(sums))
         tail = flat[len(flat) - 1 - len(head) - len(sums) :]
         for view, parameter in zip(views, self.parameters, strict=True):
@@ -84,7 +95,8 @@ class Gradients:
         reported = tail.to(torch.float64, copy=True)  # the next step writes there
         return Totals(
             loss=reported[0],
-            sums=dict(zip(values, reported[1 + len(head) :].unbind(), strict=True)),
+            sums=dict(zip(values, reported[1 + len(head) :].unbind(), strict=squares is None)),
+            squares=None if squares is None else reported[-1],
             signal=next((number for number, got in zip(SIGNALS, signals, strict=True) if got), None),
         )
 
@@ -93,11 +105,17 @@ class Gradients:
         sizes = [parameter.numel() for parameter in self.parameters]
         length = sum(sizes) + more
         if self._flat is None or len(self._flat) != length:
-            widest = torch.float64 if any(each.dtype == torch.float64 for each in self.parameters) else torch.float32
+            wide = not self.parameters or any(each.dtype == torch.float64 for each in self.parameters)
+            widest = torch.float64 if wide else torch.float32
             self._flat = torch.zeros(length, dtype=widest, device=self.processes.device)
             pieces = torch.split(self._flat[: length - more], sizes)
             self._views = [piece.view_as(each) for piece, each in zip(pieces, self.parameters, strict=True)]
         return self._flat, self._views
+
+
+def total_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the norm of the gradients of all ``parameters`` together, ()."""
+    return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def _rows(sums: Sequence[Tensor], like: Tensor) -> list[Tensor]:

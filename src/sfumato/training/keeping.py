@@ -20,6 +20,8 @@ from sfumato.io.tensors import pack, unpack
 from sfumato.training.listener import Listener
 from sfumato.training.state import BEST, TensorTree, TrainingState, best_weights
 
+Captured = tuple[TensorTree, dict[str, Any]]
+
 
 @dataclass(frozen=True, eq=False)
 class Good:
@@ -101,9 +103,9 @@ class Keeper:
             folder.metrics.append(self.unwritten[0])
             self.unwritten.pop(0)
 
-    def capture(self, training: TrainingState, made_by: Mapping[str, str]) -> Good:
-        """Return the current state."""
-        tensors, plain = training.capture()
+    def capture(self, training: TrainingState, made_by: Mapping[str, str], found: Captured | None = None) -> Good:
+        """Return the current state; its tensors and numbers are those ``found`` already, if they were."""
+        tensors, plain = found or training.capture()
         state = {
             "training": plain,
             "metrics": self.folder.metrics.size() if self.folder else 0,
@@ -120,6 +122,7 @@ class Keeper:
 
     def save(self, training: TrainingState, made_by: Mapping[str, str]) -> None:
         """Write a checkpoint; without room training goes on and the next one tries again."""
+        found = training.capture() if training.spread else None  # all processes take part in it
         if self.folder is None or self.checkpoints is None:
             return
         try:
@@ -128,7 +131,7 @@ class Keeper:
             there = self.checkpoints.steps()
             if self.good and self.good.step not in (training.step, *there):  # it found no room in its time
                 self._save_as(self.good, there)
-            self._save_as(self.capture(training, made_by), there)
+            self._save_as(self.capture(training, made_by, found), there)
             self.save_failed = ""
         except SfumatoError as error:
             self.save_failed = str(error)
@@ -167,9 +170,16 @@ class Keeper:
         self.checkpoints.warnings.clear()
 
 
-def shared(kept: Good | None, processes: Processes) -> Good:
-    """Return what the first process has ``kept`` in every process, to the last bit; safetensors and json travel."""
+def shared(kept: Good | None, processes: Processes, tensors: bool = True) -> Good:
+    """Return what the first process has ``kept`` in every process, to the last bit; safetensors and json travel.
+
+    Args:
+        kept: in the first process.
+        processes: all of them.
+        tensors: whether the others get tensors too.
+    """
     stems = [*(kept.tensors if kept else ()), *([BEST + "-of"] if kept and kept.best is not None else ())]
+    stems = stems if tensors else []
     head = {"step": kept.step, "state": kept.state, "stems": stems} if kept else None
     said = json.loads(processes.share(json.dumps(head).encode() if kept else None))
     named: TensorTree = {}

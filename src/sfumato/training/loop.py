@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
 from sfumato.training.config import TrainingConfig
-from sfumato.training.engine import Differentiated, Engine, Way, total_norm
+from sfumato.training.engine import Differentiated, Engine, Way
 from sfumato.training.gradients import Gradients
 from sfumato.training.guard import Verdict
 from sfumato.training.interruption import Interruption
@@ -32,7 +32,7 @@ from sfumato.training.keeping import Good, Keeper, shared
 from sfumato.training.listener import Listener
 from sfumato.training.outcome import Outcome
 from sfumato.training.runtime import open_runtime
-from sfumato.training.state import TrainingState
+from sfumato.training.state import new_state
 from sfumato.training.validation import validate
 
 WORTH_A_SEARCH = 200  # steps
@@ -81,8 +81,7 @@ class Trainer:
                 "Train for more steps, or shorten the schedule of the objective."
             )
         self.runtime = open_runtime(config.precision)
-        self.model = model.to(self.runtime.device).train()
-        self.objective, self.config = objective, config
+        self.objective, self.config, self.delivered = objective, config, model
         self.train, self.validation = train, validation
         self.preprocessing = preprocessing.to(self.runtime.device)
         self.processes = self.runtime.processes
@@ -92,9 +91,11 @@ class Trainer:
         self.keeper = Keeper(self.folder, self.listener)
         self.checkpoints = self.keeper.checkpoints
         own, _ = self.processes.part(torch.arange(config.batch_size))
-        self.engine = Engine(self.model, objective, self.preprocessing, self.runtime, len(own))
-        self.state = TrainingState(self.model, config)
-        self._gradients = Gradients(self.state.parameters, self.processes) if self.processes.several else None
+        self.state = new_state(model, config, self.runtime)
+        self.model = self.state.model
+        parts = (self.model, objective, self.preprocessing, self.runtime)
+        self.engine = Engine(*parts, len(own), self.state.spread)
+        self._gradients = Gradients(self.state.replicated, self.processes) if self.processes.several else None
         self._batch_mean = BatchMean(self.processes)
         self._coupled = self.processes.several and self._average_over(self._batch_mean)
         self.exact = True  # whether a resumed training is promised to go on bit for bit
@@ -119,7 +120,8 @@ class Trainer:
             return 0
         latest, good = self._found or (None, None)
         if self.processes.several:
-            latest, good = shared(latest, self.processes), shared(good, self.processes)
+            whole = not self.state.spread
+            latest, good = (shared(each, self.processes, whole) for each in (latest, good))
         assert latest is not None
         self.engine.way = Way.parse(way)
         self.state.restore_checkpoint(Checkpoint(latest.step, latest.tensors, latest.state), latest.best)
@@ -152,7 +154,7 @@ class Trainer:
             try:
                 self._train()
             except (Differs, Lost) as error:
-                if self._computing:  # nothing has changed since the last whole step
+                if self._computing and not self.state.spread:  # nothing has changed since the last whole step
                     self._save()
                 there = self.checkpoints.steps() if self.checkpoints else []
                 kept = f" The checkpoint of step {there[-1]:,} is good; go on with --resume." if there else ""
@@ -206,8 +208,7 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse to go on where a process has other weights than the rest."""
         if self.processes.several:
-            models = (self.model, self.state.averaged)
-            sums = "".join(digest(model.state_dict()) for model in models)
+            sums = "".join(map(digest, self.state.common()))
             self.processes.check(f"step {self.state.step:,}: the weights", sums)
 
     def choose_engine(self, seconds: float | None = None) -> None:
@@ -219,8 +220,14 @@ class Trainer:
         Raises:
             UserError: a compiled step was asked for, and there is none.
         """
-        if self.config.engine == "auto" and (self.config.steps - self.state.step < WORTH_A_SEARCH or self._coupled):
+        written = self._coupled or self.state.spread
+        if self.config.engine == "auto" and (self.config.steps - self.state.step < WORTH_A_SEARCH or written):
             return
+        if self.config.engine == "compiled" and self.state.spread:
+            raise UserError(
+                "the steps of weights that are spread over processes are computed as written. Leave --engine or "
+                "--shard away."
+            )
         if self.config.engine == "compiled" and self._coupled:
             raise UserError(
                 "the optimal variance of a batch that is spread over processes is computed as written. "
@@ -286,8 +293,9 @@ class Trainer:
             loss, norm, output = self._differentiate(own, step, counts / len(indices))
             totals = None
             if self._gradients is not None:
-                totals = self._gradients.add_up(loss, _reported(output), counts, self._interruption.signal)
-                loss, norm, self._signal = totals.loss, total_norm(state.parameters), totals.signal
+                numbers = (loss, _reported(output), counts, self._interruption.signal, state.collect())
+                totals = self._gradients.add_up(*numbers)
+                loss, norm, self._signal = totals.loss, state.norm(totals.squares), totals.signal
             judged, length = float(loss), float(norm)
         self._computing = False
         verdict = state.guard.judge(judged, length)
@@ -312,7 +320,7 @@ class Trainer:
         raw, y = self.train.batch(indices)
         device = self.runtime.device
         seed = seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.processes.rank)
-        with fixed_noise(seed, device):
+        with fixed_noise(seed, device), self.state.links():
             y = None if y is None else y.to(device, non_blocking=True)
             return self.engine.differentiate(raw.to(device, non_blocking=True), y, step, share)
 
@@ -343,20 +351,17 @@ class Trainer:
         values = self._validate()
         state.note_evaluation(values.pop("final_loss"), self.config.patience)
         line = {"step": state.step, "split": "validation", **values}
-        self.keeper.write({**line, **self.listener.on_evaluation(line, state.averaged)})
+        shown = state.shown(self.delivered)
+        self.preprocessing.to(next(shown.parameters()).device)  # of spread weights the whole is on the processor
+        self.keeper.write({**line, **self.listener.on_evaluation(line, shown)})
+        self.preprocessing.to(self.runtime.device)
 
     def _validate(self) -> dict[str, float]:
-        return validate(
-            self.state.averaged,
-            self.objective,
-            self.validation,
-            self.preprocessing,
-            self.state.step,
-            self.config.steps,
-            self.config.seed,
-            self.runtime.device,
-            self.processes,
-        )
+        state = self.state
+        parts = (state.averaged, self.objective, self.validation, self.preprocessing)
+        numbers = (state.step, self.config.steps, self.config.seed)
+        with state.links():
+            return validate(*parts, *numbers, self.runtime.device, self.processes, state.spread)
 
     def _keep_good(self) -> None:
         self.state.seconds = time.monotonic() - self._started
@@ -369,14 +374,14 @@ class Trainer:
     def _made_by(self) -> dict[str, str]:
         """Return a digest of each part that a checkpoint only fits to, and where it was computed."""
         parts = {
-            "model": self.model,
+            "model": self.delivered,
             "objective": self.objective,
             "training": self.config,
             "preprocessing": self.preprocessing,
         }
         surroundings = f"{self.runtime.device.type}, {'bf16' if self.runtime.bf16 else 'float32'}"
         if self.processes.several:
-            surroundings += f", {self.processes.count} processes"
+            surroundings += f", {self.processes.count} processes" + ", spread weights" * self.state.spread
         said = {"surroundings": surroundings, "engine": str(self.engine.way)}
         return {name: fingerprint(part) for name, part in parts.items()} | said
 
@@ -438,9 +443,7 @@ class Trainer:
     def _outcome(self, signal: int | None) -> Outcome:
         """Give the model the best averaged weights, and say how it ended."""
         state = self.state
-        weights: Mapping[str, Tensor] = state.best_weights or state.averaged.state_dict()
-        self.model.load_state_dict(weights)
-        self.model.eval()
+        self.model = state.deliver(self.delivered)
         self._average_over(torch.mean)
         return Outcome(
             step=state.step,

@@ -5,6 +5,7 @@ Tensors and plain json only. What follows from (seed, step) is not here: order o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from sfumato.core.errors import UserError
 from sfumato.io.checkpoints import Checkpoint, Checkpoints
 from sfumato.io.tensors import flatten_optimizer, unflatten_optimizer
 from sfumato.training.config import TrainingConfig
+from sfumato.training.gradients import total_norm
 from sfumato.training.guard import Guard
+from sfumato.training.runtime import Runtime
 
 TensorTree = dict[str, dict[str, Tensor]]
 BEST = "best"
@@ -30,21 +33,34 @@ class TrainingState:
     Args:
         model: on its device.
         config: what was decided.
+        parameters: what the optimizer changes; by default those of the model.
+        averaged: a copy of the model for the averages; by default one is made.
+        averaged_parameters: its counterpart of ``parameters``.
 
     ``step`` steps are done. ``best_step`` had the lowest validation loss, ``best_value`` nats; its averaged weights are
     ``best_weights``. ``sums`` and ``count`` accumulate the values reported since the last line of metrics.
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+    spread = False  # whether weights are spread over processes; see sfumato.training.sharding
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        parameters: list[Tensor] | None = None,
+        averaged: nn.Module | None = None,
+        averaged_parameters: list[Tensor] | None = None,
+    ) -> None:
         self.model = model
-        self.parameters: list[Tensor] = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters()) if parameters is None else parameters
+        self.replicated = self.parameters
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.averaged = copy.deepcopy(model).eval()
+        self.averaged = copy.deepcopy(model).eval() if averaged is None else averaged
         self.averages = 0
         self.ema_decay = config.ema_decay
-        self._averaged_parameters: list[Tensor] = list(self.averaged.parameters())
+        self._averaged_parameters: list[Tensor] = averaged_parameters or list(self.averaged.parameters())
         self._buffers, self._averaged_buffers = list(model.buffers()), list(self.averaged.buffers())
         self.guard = Guard()
         self.step = 0
@@ -91,11 +107,36 @@ class TrainingState:
         """Take note of a validation loss at the current step; return whether it is the best so far. NaN never is."""
         if math.isfinite(loss) and (self.best_value is None or loss < self.best_value):
             self.best_step, self.best_value, self.evaluations_since_best = self.step, loss, 0
-            self.best_weights = cloned(self.averaged.state_dict())
+            self.best_weights = self._averaged_weights()
             return True
         self.evaluations_since_best += 1
         self.stopped_early = 0 < patience <= self.evaluations_since_best
         return False
+
+    def collect(self) -> Tensor | None:
+        """Take the gradients of a step to where the optimizer reads them; here they are there."""
+        return None
+
+    def norm(self, squares: Tensor | None) -> Tensor:
+        """Return the norm of all gradients together, ()."""
+        return total_norm(self.parameters)
+
+    def links(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context for what may talk to other processes while it computes."""
+        return contextlib.nullcontext()
+
+    def shown(self, model: nn.Module) -> nn.Module:
+        """Return a whole model with the averaged weights, to be looked at by the first process."""
+        return self.averaged
+
+    def deliver(self, model: nn.Module) -> nn.Module:
+        """Give ``model`` the best averaged weights, and return it, ready for use."""
+        model.load_state_dict(self.best_weights or self.averaged.state_dict())
+        return model.eval()
+
+    def common(self) -> list[dict[str, Tensor]]:
+        """Return what must be the same in every process."""
+        return [self.model.state_dict(), self.averaged.state_dict()]
 
     def is_finite(self) -> bool:
         """Whether every weight and every average is finite."""
@@ -111,13 +152,16 @@ class TrainingState:
             "optimizer": cloned(optimizer),
             "sums": cloned(self.sums),
         }
-        plain = {
+        return tensors, self.plain(settings)
+
+    def plain(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything but tensors; ``settings`` are the optimizer's."""
+        return {
             **{name: getattr(self, name) for name in PLAIN},
             "optimizer": settings,
             "guard": self.guard.state(),
             "sums": list(self.sums),
         }
-        return tensors, plain
 
     def restore(self, tensors: TensorTree, plain: Mapping[str, Any]) -> None:
         """Take over what :meth:`capture` returned. The best weights are not in it, only their step."""
@@ -127,6 +171,10 @@ class TrainingState:
         self.optimizer.load_state_dict(unflatten_optimizer(own, plain["optimizer"]))
         device = next(self.model.parameters()).device
         self.sums = {name: tensors["sums"][name].to(device) for name in plain["sums"]}
+        self.restore_plain(plain)
+
+    def restore_plain(self, plain: Mapping[str, Any]) -> None:
+        """Take over what is neither a tensor nor the optimizer's."""
         self.guard.restore(plain["guard"])
         for name in PLAIN:
             setattr(self, name, plain[name])
@@ -145,6 +193,18 @@ class TrainingState:
                 f"the checkpoint of step {checkpoint.step} is of another model ({reason}). Use the original run.json."
             ) from None
         self.best_weights = best
+
+    def _averaged_weights(self) -> dict[str, Tensor]:
+        return cloned(self.averaged.state_dict())
+
+
+def new_state(model: nn.Module, config: TrainingConfig, runtime: Runtime) -> TrainingState:
+    """Return the state of a training that begins with ``model``, which is moved to the device, unless it is copied."""
+    if config.shard and runtime.processes.several:
+        from sfumato.training.sharding import SpreadState  # what it imports takes half a second
+
+        return SpreadState(model, config, runtime.processes)
+    return TrainingState(model.to(runtime.device).train(), config)
 
 
 def best_weights(checkpoints: Checkpoints, latest: Checkpoint) -> dict[str, Tensor] | None:

@@ -25,6 +25,7 @@ def validate(
     seed: int,
     device: torch.device,
     processes: Processes = Processes(),  # noqa: B008 - immutable
+    alike: bool = False,
 ) -> dict[str, float]:
     """Return the means over ``examples`` of the objective's values, in float32, nats.
 
@@ -42,11 +43,14 @@ def validate(
         seed: of the noise.
         device: of the model.
         processes: that share the work; the values are bit for bit those of one, as noise and order of the sums are.
+        alike: whether all of them must compute the same number of batches, as layers of theirs talk to each other.
     """
     was_training = model.training
     model.eval()
     starts = range(0, len(examples), BATCH)
-    mine = [number for number in range(len(starts)) if number % processes.count == processes.rank]
+    mine = list(range(processes.rank, len(starts), processes.count))
+    if alike and processes.rank >= len(starts) % processes.count > 0:
+        mine.append(0)  # once more, for its layers
     parts: dict[int, dict[str, torch.Tensor]] = {}
     for number in mine:
         raw, y = examples.batch(torch.arange(starts[number], min(starts[number] + BATCH, len(examples))))
@@ -55,7 +59,8 @@ def validate(
             terms = model(x, None if y is None else y.to(device), objective.samples)
             now, final = objective(terms, step), objective(terms, last_step)
         values = {"loss": sum(now.losses.values()), "final_loss": sum(final.losses.values()), **now.values}
-        parts[number] = {name: value.sum(dtype=torch.float64) for name, value in values.items()}
+        if number % processes.count == processes.rank:
+            parts[number] = {name: value.sum(dtype=torch.float64) for name, value in values.items()}
     model.train(was_training)
     if processes.several:
         parts = _of_all(parts, len(starts), processes)

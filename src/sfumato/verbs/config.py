@@ -24,7 +24,7 @@ from sfumato.recipes import Options
 _OPTIONS = {
     "model": ("recipe", "latent_dim", "levels", "conditional", "condition", "likelihood"),
     "objective": ("beta", "careful"),
-    "training": ("epochs", "steps", "seconds", "batch_size", "learning_rate", "engine", "careful"),
+    "training": ("epochs", "steps", "seconds", "batch_size", "learning_rate", "engine", "shard", "careful"),
     "preprocessing": ("binarise",),
 }
 _NAMES = {"seconds": "time", "batch_size": "batch", "learning_rate": "lr"}

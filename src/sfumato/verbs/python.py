@@ -63,6 +63,7 @@ def train(
     batch: int | None = None,
     lr: float | None = None,
     engine: str | None = None,
+    shard: bool = False,
     seed: int | None = None,
     size: int | tuple[int, int] | None = None,
     label: str | None = None,
@@ -94,6 +95,7 @@ def train(
         batch: examples a step.
         lr: Adam's learning rate at its peak.
         engine: eager, compiled, or auto, the default: the fastest by measurement, in trainings long enough to measure.
+        shard: of several processes each keeps a part of the weights (FSDP2), for models that do not fit.
         seed: of splits, weights, order and noise, by default 0.
         size: see :func:`inspect`.
         label: see :func:`inspect`.
@@ -125,6 +127,7 @@ def train(
         batch_size=None if batch is None else checked(batch, Size, "--batch"),
         learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
         engine=checked(engine or "auto", Choice, "--engine"),
+        shard=shard,
         seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
         careful=bool(careful),
     )

@@ -106,6 +106,11 @@ def training(
         UserError: data or options that cannot be used; then nothing was written. Diverged: see :class:`Trainer`.
     """
     processes = open_processes()
+    if options.shard and not processes.several:
+        raise UserError(
+            "--shard spreads a model over several processes, and this is one. Leave it out, or start several: torchrun "
+            "--nproc-per-node 2 --no-python sfumato train ..."
+        )
     if out is not None:
         processes.ask(lambda: goes_on(RunFolder(out)))
     dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
