@@ -79,7 +79,10 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
             if name in hub.repositories:
                 return self.answer(409, {"error": "exists", "url": f"{hub.address}/{name}"})
-            hub.repositories[name], hub.private[name] = {}, bool(asked.get("private"))
+            hub.repositories[name], hub.private[name] = (
+                {},
+                "private" in (asked.get("visibility"), asked.get("private") and "private"),
+            )
             return self.answer(200, {"url": f"{hub.address}/{name}", "id": name, "name": name})
         if path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})

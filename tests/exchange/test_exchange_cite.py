@@ -32,6 +32,7 @@ def test_a_run_cites_what_it_used(conditional: Path, first_stage: Path, command)
         ("A, B and C, Ada and Bob, 2001, https://x.org/y.", ("A, B and C", "Ada and Bob", 2001, "https://x.org/y")),
         ("Su Jianlin's VAE; Semi-Supervised, Kingma et al., 2014", ("Semi-Supervised", "Kingma et al.", 2014, "")),
         ("free bits: Improving, Kingma et al., 2016 (here)", ("Improving", "Kingma et al.", 2016, "")),
+        ("half-way doubling: On It, Odena et al., 2016.", ("On It", "Odena et al.", 2016, "")),
         ("beta-VAE: Learning, Higgins et al., 2017", ("beta-VAE: Learning", "Higgins et al.", 2017, "")),
     ],
 )

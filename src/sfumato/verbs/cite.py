@@ -142,4 +142,4 @@ def parse_references(text: str) -> list[Reference]:
 def _is_lead(title: str) -> bool:
     """Whether a title begins with words about the reference rather than its own ("free bits: Improving ...")."""
     lead, colon, _ = title.partition(": ")
-    return bool(colon) and lead[:1].islower() and "-" not in lead.split()[0]
+    return bool(colon) and lead.islower()
