@@ -258,9 +258,12 @@ def test_a_run_without_a_checkpoint_waits(finished: Path, tmp_path: Path, monkey
 def test_a_damaged_run_is_a_sentence_without_a_path(finished: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "model" / "model.safetensors").write_bytes(b"cut")
-    answer = call(application(run), "GET", "/explorer/points")
-    assert answer.status == 409
-    assert str(tmp_path) not in answer.error
+    (run / "metrics.jsonl").write_text("{\n{}\n")
+    for path in ("points", "metrics?from=0"):
+        answer = call(application(run), "GET", f"/explorer/{path}")
+        assert answer.status == 409
+        assert tmp_path.name not in answer.error
+    assert call(application(run), "GET", "/explorer/state").status == 409
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

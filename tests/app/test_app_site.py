@@ -160,7 +160,7 @@ def test_the_one_script_holds_every_module_and_no_import() -> None:
         assert f'modules["{item.name}"] = ' in script
     assert "\nimport " not in script
     assert "\nexport " not in script
-    assert "return { COLOURS, colour, el, $, ink, number, drawExample," in script
+    assert "return { COLOURS, colour, el, $, ink, forgetInks, number, drawExample," in script
 
 
 def test_markup_in_names_cannot_leave_the_script(tmp_path: Path) -> None:

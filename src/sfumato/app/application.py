@@ -35,7 +35,7 @@ def build(watched: Watched, house: House, *, page: bool, limits: Limits = Limits
     limiter = anyio.CapacityLimiter(limits.working)
 
     async def newest() -> Served:
-        snapshot = await in_thread(limiter, watched.look)
+        snapshot = await in_thread(limiter, watched.looked)
         if snapshot is None:
             raise Refused(409, "expected a run with a checkpoint; this one has none yet. Ask again in a moment.")
         served: Served = snapshot.served

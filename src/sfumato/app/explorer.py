@@ -33,6 +33,7 @@ from sfumato.app.watching import Watched
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.core.spec import Count, NonNegative, Range, checked
 from sfumato.io.run import finite
+from sfumato.io.store import DamagedError
 
 SCORE_SAMPLES = 64
 NO_STORE = {"cache-control": "no-store"}
@@ -50,13 +51,13 @@ def explorer_routes(watched: Watched, limiter: anyio.CapacityLimiter) -> list[Ro
     tours: dict[tuple[int, bool], list[dict[str, Any]]] = {}
 
     async def newest() -> Snapshot:
-        found = await in_thread(limiter, watched.look)
+        found = await in_thread(limiter, watched.looked)
         if found is None:
             raise Refused(409, "expected a run with a checkpoint; this one has none yet. Ask again in a moment.")
         return found
 
     async def state(request: Request) -> Response:
-        snapshot = await in_thread(limiter, watched.look)
+        snapshot = await in_thread(limiter, watched.looked)
         facts = await in_thread(limiter, watched.state)
         version = snapshot.version if snapshot else 0
         weights = snapshot.step if snapshot else None
@@ -157,6 +158,8 @@ def answered(handler: Handler) -> Handler:
     async def wrapped(request: Request) -> Response:
         try:
             return await handler(request)
+        except DamagedError:
+            raise Refused(409, "expected the files of a whole run; some are damaged. Use an intact copy.") from None
         except UserError as error:
             raise Refused(422, str(error)) from None
         except SfumatoError:

@@ -2,7 +2,9 @@ r"""What the service does with a model: a thread-safe face over it, in raw units
 
 Scores are log p(x) by L_K (:mod:`sfumato.evaluation.bounds`), K draws in G groups: with the groups' L_g,
 
-    L_K = log 1/G sum_g exp L_g,     standard error of it = s(exp L_g) / (sqrt(G) mean exp L_g)   (delta method).
+    L_K = log sum_g s_g exp L_g,     standard error of it = sqrt(G / (G - 1) sum_g (s_g (exp(L_g - L_K) - 1))^2),
+
+where s_g is the group's share of the draws (delta method).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import as_normal, has_density
-from sfumato.core.numerics import fixed_noise, logmeanexp, seed_for
+from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.evaluation import evidence_bound
 from sfumato.models import PackagedModel
 from sfumato.models.model import tempered
@@ -174,12 +176,13 @@ class Served:
                 evidence_bound(model, data, samples=size, seed=seed_for(STREAM, seed, 3, number))
                 for number, size in enumerate(sizes)
             ]
-        share = torch.tensor([size * groups / samples for size in sizes], dtype=torch.float64).log().unsqueeze(-1)
-        each = torch.stack(found) + share
-        value = logmeanexp(each)
+        each = torch.stack(found)
+        share = torch.tensor(sizes, dtype=torch.float64).unsqueeze(-1) / samples
+        value = torch.logsumexp(each + share.log(), 0)
         error = torch.full_like(value, math.nan)
         if groups > 1:
-            error = (each - value).exp().std(0, correction=1) / math.sqrt(groups)
+            away = share * ((each - value).exp() - 1)
+            error = (groups / (groups - 1) * away.square().sum(0)).sqrt()
         return (value + self.packaged.preprocessing.log_abs_det).numpy(), error.numpy()
 
     def _seen(self, y: NDArray[np.int64] | None, n: int) -> Tensor | None:

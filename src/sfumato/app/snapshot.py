@@ -31,7 +31,7 @@ from sfumato.verbs.opening import Opened
 POINTS = 5_000
 SEED = 0x6D6170  # "map": which examples are shown
 THUMBNAIL = 32
-JITTER = 1e-6
+RIDGE = 1e-4  # of the mean within-class variance: directions in which nothing varies separate nothing
 NUMBERS = 4_000_000  # of posterior means that the page gets; with very many dimensions there are fewer points
 DIRECTIONS = 64  # in which planes of very many dimensions are looked for
 
@@ -171,7 +171,7 @@ def class_plane(means: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.
     known = y >= 0
     wide, y = means[known].astype(np.float64), y[known]
     dims = wide.shape[1]
-    within, between = JITTER * np.eye(dims), np.zeros((dims, dims))
+    within, between = 1e-12 * np.eye(dims), np.zeros((dims, dims))
     centre = wide.mean(0)
     classes = np.unique(y)
     for number in classes:
@@ -179,7 +179,7 @@ def class_plane(means: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.
         own = part.mean(0)
         within += (part - own).T @ (part - own)
         between += len(part) * np.outer(own - centre, own - centre)
-    root = np.linalg.inv(np.linalg.cholesky(within + JITTER * np.trace(within) / dims * np.eye(dims)))
+    root = np.linalg.inv(np.linalg.cholesky(within + RIDGE * np.trace(within) / dims * np.eye(dims)))
     _, vectors = np.linalg.eigh(root @ between @ root.T)
     directions = (root.T @ vectors[:, ::-1]).T[: min(2, len(classes) - 1)]
     directions = np.linalg.qr(directions.T)[0].T

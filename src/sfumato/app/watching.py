@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.app.guard import Refused, log
 from sfumato.app.snapshot import POINTS, Snapshot, take_snapshot
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.io.run import RunFolder
@@ -80,6 +81,15 @@ class Watched:
                 if self.snapshot is None and (self.folder is None or self._finished()):
                     raise
             return self.snapshot
+
+    def looked(self) -> Snapshot | None:
+        """Return the newest snapshot; whatever is wrong with the folder is said without its path."""
+        try:
+            return self.look()
+        except SfumatoError as error:
+            log.warning("%s", error)
+            sentence = "expected the files of a whole run; some are missing or damaged. The terminal says which."
+            raise Refused(409, sentence) from None
 
     def state(self) -> dict[str, Any]:
         """Return how far the run is, ready for json."""

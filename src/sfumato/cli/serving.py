@@ -12,6 +12,7 @@ from sfumato.cli.app import command
 from sfumato.core.errors import UserError
 from sfumato.core.spec import Range
 
+EXTRA = ("starlette", "uvicorn", "anyio")
 Ports = Annotated[int, Range(0, 65_535)]
 Many = Annotated[int, Range(2, 50_000)]
 Port = Annotated[
@@ -96,8 +97,10 @@ class _needed:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ModuleNotFoundError) and error.name in ("starlette", "uvicorn"):
-            raise UserError(f"this needs {error.name}, which is not installed.  pip install 'sfumato[app]'") from None
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRA:
+            raise UserError(
+                f"this needs {str(error.name).partition('.')[0]}, which is not installed.  pip install 'sfumato[app]'"
+            ) from None
 
 
 def _serve(app: Any, where: Any, what: str, browser: bool) -> int:

@@ -16,9 +16,20 @@ export function el(tag, properties = {}, ...children) {
 }
 
 export const $ = (id) => document.getElementById(id);
-export const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-export const number = (value, digits = 2) =>
-  Number(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+// Colours of the theme, looked up once: asking for a computed style in the middle of drawing costs milliseconds.
+const inks = new Map();
+export const ink = (name) => {
+  if (!inks.has(name)) inks.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return inks.get(name);
+};
+export const forgetInks = () => inks.clear();
+
+const formats = new Map();
+export const number = (value, digits = 2) => {
+  if (!formats.has(digits)) formats.set(digits, new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  return formats.get(digits).format(value);
+};
 
 // One example into a canvas of its own size; the page scales it. shape: [channels, height, width], or [values].
 export function drawExample(canvas, pixels, start, model) {

@@ -1,6 +1,6 @@
 // The page comes together: the world that all rooms share, the keys, and the eye on a run that still trains.
 
-import { $, colour, drawExample, el, number } from "./draw.js";
+import { $, colour, el, forgetInks, number } from "./draw.js";
 import { server } from "./api.js";
 import { offline } from "./offline.js";
 import { Curves } from "./curves.js";
@@ -143,6 +143,7 @@ function lasso(yes) {
 
 function paint(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
+  forgetInks();
   world.theme = getComputedStyle(document.documentElement).getPropertyValue("--paper");
   set({ theme: world.theme });
   world.map.draw();
