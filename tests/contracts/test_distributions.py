@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from sfumato import distributions
 from sfumato.core.gaussians import independent_normal
-from sfumato.distributions import Delta, DiscretizedLogistic, LabelledMixture, OptimalNormal
+from sfumato.distributions import Delta, DiscretizedLogistic, LabelledMixture, Masked, OptimalNormal
 
 LABELS = torch.tensor([0, 2, -1, 1])
 
@@ -57,6 +57,12 @@ def optimal(dtype: torch.dtype, scale: float):
     return OptimalNormal(mean, 1, nothing, 1e-6), numbers(4, 3, dtype=dtype, scale=scale, seed=3)
 
 
+def masked(dtype: torch.dtype, scale: float):
+    whole = independent_normal(numbers(4, 3, dtype=dtype, scale=scale), numbers(4, 3, dtype=dtype, seed=2))
+    value = numbers(5, 4, 3, dtype=dtype, scale=scale, seed=3)
+    return Masked(whole), torch.where(numbers(5, 4, 3, seed=4) > 1, torch.nan, value)
+
+
 def call(make, dtype: torch.dtype, scale: float) -> Numbers:
     distribution, value = make(dtype, scale)
     return [distribution.mean] if value is None else [distribution.log_prob(value)]
@@ -70,6 +76,7 @@ EXAMPLES = {
     "Delta": [case("", delta)],
     "DiscretizedLogistic": [case("", discretized)],
     "LabelledMixture": [case("labelled", labelled), case("unlabelled", unlabelled)],
+    "Masked": [case("", masked)],
     "OptimalNormal": [case("", optimal)],
 }
 

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 from sfumato import likelihoods
 from sfumato.core.errors import UserError
-from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
+from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Masked
 
 VARIANCES = ("fixed", "shared", "per_dimension", "predicted", "optimal")
 
@@ -20,6 +20,8 @@ VARIANCES = ("fixed", "shared", "per_dimension", "predicted", "optimal")
 def data(likelihood, dtype: torch.dtype) -> torch.Tensor:
     """Return legal data, (4, *shape)."""
     values = numbers(4, *likelihood.shape, dtype=dtype, seed=5)
+    if isinstance(likelihood, Masked):
+        return torch.where(values > 0.7, torch.nan, data(likelihood.likelihood, dtype))
     if isinstance(likelihood, Gaussian):
         return values
     levels = getattr(likelihood, "levels", 2)
@@ -52,6 +54,12 @@ EXAMPLES = {
     "DiscretizedLogistic": [
         case("vector", lambda: DiscretizedLogistic((3,))),
         case("image", lambda: DiscretizedLogistic((2, 2, 3), levels=16)),
+    ],
+    "Masked": [
+        case("vector", lambda: Masked(Gaussian((3,), "per_dimension"))),
+        case("image", lambda: Masked(Gaussian((2, 2, 3), "predicted"))),
+        case("bernoulli", lambda: Masked(Bernoulli((3,)))),
+        case("categorical", lambda: Masked(Categorical((2, 3), 4))),
     ],
     "Gaussian": [
         *[case(name, lambda name=name: Gaussian((3,), variance=name, scale=0.7)) for name in VARIANCES],
@@ -174,3 +182,24 @@ def test_discretized_logistic_starts_at_mid_grey() -> None:
 
 def test_bernoulli_is_in_nats_and_summed() -> None:
     assert float(Bernoulli((784,))(torch.zeros(1, 784)).log_prob(torch.ones(784))) == pytest.approx(-784 * math.log(2))
+
+
+def test_missing_values_count_neither_in_the_value_nor_in_the_gradient() -> None:
+    whole = Gaussian((3,), variance="predicted")
+    parameters = numbers(4, 2, 3).requires_grad_()
+    x = numbers(4, 3, seed=5)
+    x[1, 2] = x[3, 0] = torch.nan
+    found = Masked(whole)(parameters).log_prob(x)
+    each = whole(parameters).base_dist.log_prob(x)
+    torch.testing.assert_close(found, each.nansum(-1))
+    found.sum().backward()
+    assert (parameters.grad[[1, 3], :, [2, 0]] == 0).all()
+    assert (parameters.grad[0] != 0).all()
+    assert torch.isfinite(parameters.grad).all()
+
+
+def test_masked_refuses_what_looks_at_the_batch() -> None:
+    with pytest.raises(UserError, match="variance='per_dimension'"):
+        Masked(Gaussian((3,), variance="optimal"))
+    with pytest.raises(UserError, match="scores each value on its own; got"):
+        Masked(DiscretizedLogistic((3,)))(torch.zeros(2, *DiscretizedLogistic((3,)).parameter_shape))

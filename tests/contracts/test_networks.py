@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sfumato import networks
 from sfumato.core.errors import UserError
-from sfumato.networks import MLP, ConvDecoder, ConvEncoder, KLDecoder, KLEncoder, WithLabel
+from sfumato.networks import MLP, ConvDecoder, ConvEncoder, KLDecoder, KLEncoder, WithLabel, WithMask
 
 LABELS = torch.tensor([0, 2, -1, 1])
 
@@ -50,6 +50,10 @@ EXAMPLES = {
     "KLDecoder": [
         case("doubled", lambda: KLDecoder((2 * 3 * 2,), (2, 1, 6, 4), widths=(4, 6), groups=2, scale=0.5)),
         case("grid", lambda: KLDecoder((1, 2, 4), (1, 3, 4, 8), (4, 4), 2, (True, False), False, 2, "mish", False)),
+    ],
+    "WithMask": [
+        case("vector", lambda: WithMask(MLP((2 * 6,), (5,), hidden=(7,)))),
+        case("image", lambda: WithMask(ConvEncoder((2 * 2, 7, 5), (4,), widths=(4, 6)))),
     ],
     "WithLabel": [
         case("vector", lambda: WithLabel(MLP((6 + 3,), (5,), hidden=(7,)), num_classes=3)),
@@ -154,3 +158,18 @@ def test_a_fresh_residual_block_is_the_identity() -> None:
     x = numbers(2, 3, 4, 4, dtype=torch.float32)
     block = encoder.layers[1]
     torch.testing.assert_close(block(x) - x, block.second.bias.reshape(1, 3, 1, 1).expand_as(x))
+
+
+def test_a_missing_value_is_zero_and_marked() -> None:
+    network = WithMask(MLP((4,), (4,), hidden=()))
+    torch.nn.init.eye_(network.network.layers[-1].weight)
+    torch.nn.init.zeros_(network.network.layers[-1].bias)
+    x = torch.tensor([[2.0, torch.nan]], requires_grad=True)
+    found = network(x)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 0.0, 1.0, 0.0]]))
+    found.sum().backward()
+    assert torch.equal(x.grad, torch.tensor([[1.0, 0.0]]))
+    with pytest.raises(UserError, match="WithMask needs a network without labels"):
+        WithMask(MLP((3,), (4,)))
+    with pytest.raises(UserError, match="WithMask needs a network without labels"):
+        WithMask(WithLabel(MLP((5,), (4,)), 3))

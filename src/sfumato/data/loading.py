@@ -28,6 +28,7 @@ from sfumato.data.files import (
 )
 from sfumato.data.images import MAX_PIXELS, read_images
 from sfumato.data.labels import class_numbers
+from sfumato.data.objects import from_object, kind_of, to_array
 from sfumato.data.splits import make_splits
 from sfumato.data.streams import Rows, stream_content, why_streamed
 from sfumato.data.tables import read_csv, read_parquet
@@ -43,16 +44,18 @@ def load_dataset(
     skip_bad: bool = False,
     max_pixels: int = MAX_PIXELS,
     stream: bool | None = None,
+    layer: str | None = None,
 ) -> Dataset:
     """Read, check and split data.
 
     Args:
         source: a folder of images (sub-folders are classes; ``train``, ``val``, ``test`` are splits), ``.npy``,
             ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array or tensor, or the pair (x, y). Streamed only:
-            ``.arrow``, and a ``.tar`` shard or a folder of them.
+            ``.arrow``, and a ``.tar`` shard or a folder of them. Or a frame (pandas, polars, Arrow), an AnnData, a
+            Hugging Face dataset, a torch ``Dataset`` or ``DataLoader``, which is read once, in its own order.
         size: the side of the images, or (height, width): cut to that aspect from the centre, then resized (Lanczos).
             Needed where sizes differ.
-        label: the column, or the array of an ``.npz``, that holds the classes.
+        label: the column, or the array of an ``.npz``, that holds the classes; of AnnData a column of ``obs``.
         split: the shares of train, validation and test. Where the source has splits of its own they are kept, and what
             is missing is that share of its training examples.
         seed: fixes the splits.
@@ -60,6 +63,7 @@ def load_dataset(
         max_pixels: refuse larger images before they are decoded.
         stream: read examples when they are asked for, not before; None: where they would take more than an eighth of
             the machine's memory. Facts then come from a sample, and duplicates are not looked for.
+        layer: the layer of an AnnData, in place of its ``X``.
 
     Returns:
         the data set. ``load_dataset(**dataset.origin)`` gives it again, unless it came from an array.
@@ -70,7 +74,7 @@ def load_dataset(
     shares = _check_split(split)
     seed = checked(seed, Count, "--seed")
     side = _check_size(size)
-    content, path = _read(source, side, label, skip_bad, max_pixels, stream)
+    content, path = _read(source, side, label, skip_bad, max_pixels, stream, layer)
     title = _title(content, path)
     y, class_names = class_numbers(content.y, len(content.x), title, content.class_names)
     content = replace(content, y=y, class_names=class_names)
@@ -88,7 +92,7 @@ def load_dataset(
         "skip_bad": skip_bad,
         "max_pixels": max_pixels,
         "stream": streamed,
-    }
+    } | ({} if layer is None else {"layer": layer})
     return Dataset(
         name=content.name,
         x=content.x,
@@ -104,7 +108,13 @@ def load_dataset(
 
 
 def _read(
-    source: Any, size: tuple[int, int] | None, label: str | None, skip_bad: bool, max_pixels: int, stream: bool | None
+    source: Any,
+    size: tuple[int, int] | None,
+    label: str | None,
+    skip_bad: bool,
+    max_pixels: int,
+    stream: bool | None,
+    layer: str | None,
 ) -> tuple[Content, str | None]:
     """Return what ``source`` holds and, for a file, its absolute path; for a built-in set, its name."""
     if source is None:
@@ -112,8 +122,14 @@ def _read(
             "data that came from an array in Python cannot be found again; expected it. Pass the same array."
         )
     if not isinstance(source, str | os.PathLike):
-        _refuse(size, label, "an array", stream)
-        return from_python(source), None
+        _refuse(size, None, type(source).__name__ if kind_of(source) else "an array", stream)
+        content = from_object(source, label, layer)
+        if content is None:
+            _refuse(None, label, "an array")
+            content = from_python(to_array(source))
+        return content, None
+    if layer is not None:
+        raise UserError(f"layer is for AnnData; got it with {os.fspath(source)}. Leave it out.")
     text = os.fspath(source)
     if text in BUILTIN:
         _refuse(size, label, text, stream)

@@ -1,0 +1,202 @@
+"""The estimators against exact Gaussians: densities of the user's own units, conditional means, false-alarm rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta, multivariate_normal, norm
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.preprocessing import StandardScaler
+
+from sfumato.core.numerics import soft_bound
+from sfumato.estimators import VAEDensity, VAEImputer, VAEOutlierDetector
+from sfumato.likelihoods.gaussian import LOG_VARIANCE_BOUNDS as LIKELIHOOD_BOUNDS
+from sfumato.posteriors.diagonal_gaussian import LOG_VARIANCE_BOUNDS
+
+LOADING = np.array([1.5, -1.0, 0.5, 2.0])
+NOISE = np.array([0.5, 0.7, 0.3, 0.9])
+UNITS = np.array([100.0, 0.01, 1.0, 5.0])
+CENTRE = np.array([1e3, 0.2, -4.0, 0.0])
+
+
+def rows(n: int, seed: int = 0) -> np.ndarray:
+    """One factor, in units that differ by powers of ten."""
+    random = np.random.RandomState(seed)
+    return CENTRE + UNITS * (random.normal(size=(n, 1)) * LOADING + NOISE * random.normal(size=(n, 4)))
+
+
+def unbounded(target: torch.Tensor, bounds: tuple[float, float]) -> torch.Tensor:
+    value = target.clone()
+    for _ in range(200):
+        value += target - soft_bound(value, *bounds)
+    return value
+
+
+def made_exact(estimator: Any, missing: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Set a linear model with one component, and its exact posterior, where column ``missing`` is never seen.
+
+    Returns the mean and covariance of the rows that it stands for, in the user's units.
+    """
+    model, scaling = estimator.model_.model, estimator.model_.preprocessing
+    loading, offset = torch.tensor([0.8, -0.5, 0.3, 0.9]), torch.tensor([0.1, -0.2, 0.0, 0.3])
+    variance = torch.tensor([0.3, 0.5, 0.2, 0.4])
+    decoder = model.decoder.layers[-1]
+    decoder.weight.data.copy_(loading[:, None])
+    decoder.bias.data.copy_(offset)
+    likelihood = getattr(model.likelihood, "likelihood", model.likelihood)
+    likelihood.log_variance.data.copy_(unbounded(variance.log(), LIKELIHOOD_BOUNDS))
+    seen = torch.ones(4)
+    if missing is not None:
+        seen[missing] = 0
+    precision = 1 + (seen * loading.square() / variance).sum()
+    gain = seen * loading / variance / precision
+    mean, log_variance = (getattr(network, "network", network).layers[-1] for network in heads(model.posterior))
+    mean.weight.data.zero_()[0, :4] = gain
+    mean.bias.data.fill_(-float(gain @ offset))
+    log_variance.weight.data.zero_()
+    log_variance.bias.data.copy_(unbounded(-precision.log().reshape(1), LOG_VARIANCE_BOUNDS))
+    centre = (scaling.mean + scaling.scale * offset).double().numpy()
+    inner = torch.outer(loading, loading) + variance.diag()
+    return centre, (inner * torch.outer(scaling.scale, scaling.scale)).double().numpy()
+
+
+def heads(posterior: Any) -> tuple[Any, Any]:
+    return posterior.mean, posterior.log_variance
+
+
+LINEAR: dict[str, Any] = {"n_components": 1, "hidden_layer_sizes": (), "random_state": 0}
+
+
+@pytest.mark.parametrize("draws", [1, 7, 64])
+def test_scores_are_the_exact_log_density_in_the_users_units(draws: int) -> None:
+    data = rows(200)
+    estimator = VAEDensity(**LINEAR, max_iter=1, n_importance_samples=draws).fit(data)
+    centre, covariance = made_exact(estimator)
+    expected = multivariate_normal(centre, covariance).logpdf(data)
+    np.testing.assert_allclose(estimator.score_samples(data), expected, atol=1e-5)
+    assert estimator.score(data) == pytest.approx(expected.mean(), abs=1e-5)
+
+
+def test_a_score_does_not_hang_on_the_rows_beside_it() -> None:
+    data = rows(300)
+    estimator = VAEDensity(2, max_iter=1, random_state=0).fit(data)
+    whole = estimator.score_samples(data)
+    np.testing.assert_allclose(estimator.score_samples(data[::-1])[::-1], whole, rtol=1e-12)
+    np.testing.assert_allclose([estimator.score_samples(data[[row]])[0] for row in (0, 299)], whole[[0, 299]])
+
+
+def test_more_draws_give_a_higher_bound() -> None:
+    data = rows(400)
+    few, many = VAEDensity(2, max_iter=2, random_state=0), VAEDensity(2, max_iter=2, random_state=0)
+    low = few.set_params(n_importance_samples=2).fit(data).score(data)
+    assert many.set_params(n_importance_samples=500).fit(data).score(data) > low
+
+
+@pytest.mark.parametrize("variance", ["per_dimension", "shared"])
+def test_a_trained_linear_model_reaches_factor_analysis_and_ppca(variance: str) -> None:
+    data = rows(1500)
+    estimator = VAEDensity(
+        **LINEAR, variance=variance, max_iter=40, batch_size=100, learning_rate_init=0.02, n_importance_samples=16
+    ).fit(data)
+    scaler = StandardScaler().fit(data)
+    if variance == "per_dimension":
+        best = FactorAnalysis(1, tol=1e-6, max_iter=5000).fit(scaler.transform(data))
+    else:
+        best = PCA(1).fit(scaler.transform(data))
+    expected = best.score(scaler.transform(data)) - np.log(scaler.scale_).sum()
+    assert expected - 0.02 < estimator.score(data) < expected + 0.001
+
+
+def test_samples_have_the_mean_and_covariance_of_the_density() -> None:
+    estimator = VAEDensity(**LINEAR, max_iter=1).fit(rows(100))
+    centre, covariance = made_exact(estimator)
+    found = estimator.sample(20_000, random_state=1)
+    deviation = np.sqrt(covariance.diagonal())
+    np.testing.assert_allclose((found.mean(0) - centre) / deviation, 0, atol=5 / math.sqrt(20_000))
+    scale = np.outer(deviation, deviation)
+    np.testing.assert_allclose(np.cov(found.T) / scale, covariance / scale, atol=0.05)
+
+
+def imputed(sample: bool) -> tuple[VAEImputer, np.ndarray, np.ndarray, float]:
+    """Return an imputer at its exact posterior, rows without column 2, and the conditional mean and variance."""
+    data = rows(200)
+    data[::3, 2] = np.nan
+    estimator = VAEImputer(**LINEAR, max_iter=1, n_importance_samples=50, sample_posterior=sample).fit(data)
+    centre, covariance = made_exact(estimator, missing=2)
+    holes = rows(40, seed=1)
+    holes[:, 2] = np.nan
+    there = [0, 1, 3]
+    gain = covariance[2, there] @ np.linalg.inv(covariance[np.ix_(there, there)])
+    mean = centre[2] + (holes[:, there] - centre[there]) @ gain
+    return estimator, holes, mean, float(covariance[2, 2] - gain @ covariance[there, 2])
+
+
+def test_imputation_is_the_conditional_mean_of_a_gaussian() -> None:
+    estimator, holes, mean, _ = imputed(sample=False)
+    filled = estimator.transform(holes)
+    np.testing.assert_allclose(filled[:, 2], mean, atol=1e-5)
+    np.testing.assert_array_equal(filled[:, [0, 1, 3]], holes[:, [0, 1, 3]])
+
+
+def test_multiple_imputation_draws_from_the_conditional_gaussian() -> None:
+    estimator, holes, mean, variance = imputed(sample=True)
+    draws = estimator.set_params(random_state=3).transform(np.repeat(holes[:1], 4000, 0))[:, 2]
+    assert abs(draws.mean() - mean[0]) < 5 * math.sqrt(variance / 4000)
+    assert draws.var() == pytest.approx(variance, rel=0.15)
+
+
+def test_training_with_missing_cells_finds_the_conditional_means() -> None:
+    data = rows(1200)
+    holes = np.where(np.random.RandomState(5).uniform(size=data.shape) < 0.2, np.nan, data)
+    estimator = VAEImputer(**LINEAR, max_iter=40, batch_size=100, learning_rate_init=0.02, n_importance_samples=50).fit(
+        holes
+    )
+    covariance = (np.outer(LOADING, LOADING) + np.diag(NOISE**2)) * np.outer(UNITS, UNITS)
+    best = holes.copy()
+    for row in best:
+        gone = np.isnan(row)
+        if gone.any():
+            gain = covariance[np.ix_(gone, ~gone)] @ np.linalg.pinv(covariance[np.ix_(~gone, ~gone)])
+            row[gone] = CENTRE[gone] + gain @ (row[~gone] - CENTRE[~gone])
+    mask = np.isnan(holes)
+
+    def error(filled: np.ndarray) -> float:
+        return float(np.sqrt(np.square(((filled - data) / data.std(0))[mask]).mean()))
+
+    found, oracle, mean = error(estimator.transform(holes)), error(best), error(np.where(mask, np.nanmean(holes, 0), 0))
+    assert oracle - 1e-9 < found < oracle + 0.15 * (mean - oracle)
+
+
+class Scored(VAEOutlierDetector):
+    """All rows calibrate, and the first column is the score."""
+
+    def _train(self, X: Any, *args: Any, **words: Any) -> np.ndarray:
+        self.n_iter_ = 1
+        return np.arange(len(X))
+
+    def _log_density(self, X: Any, draws: int) -> np.ndarray:
+        return np.asarray(X[:, 0])
+
+
+def test_the_false_alarm_rate_follows_its_law() -> None:
+    random, inside, rates = np.random.RandomState(0), [], []
+    for _ in range(1500):
+        detector = Scored(false_alarm_rate=0.1).fit(random.normal(size=(99, 1)))
+        rate = norm.cdf(detector.offset_)
+        low, high = detector.false_alarm_interval_
+        inside.append(low < rate < high)
+        rates.append(rate)
+    law = beta(10, 90)
+    assert detector.false_alarm_interval_ == pytest.approx((law.ppf(0.025), law.ppf(0.975)), rel=1e-9)
+    assert detector.false_alarm_rate_ == 0.1
+    assert abs(np.mean(rates) - 0.1) < 5 * law.std() / math.sqrt(1500)
+    assert abs(np.mean(inside) - 0.95) < 5 * math.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_a_rate_that_the_rows_cannot_hold_becomes_the_lowest() -> None:
+    detector = Scored(false_alarm_rate=0.001).fit(np.arange(9.0)[:, None])
+    assert (detector.offset_, detector.false_alarm_rate_) == (0.0, 0.1)
