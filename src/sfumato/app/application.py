@@ -46,7 +46,7 @@ def build(watched: Watched, house: House, *, page: bool, limits: Limits = Limits
         routes += [*explorer_routes(watched, limiter), *asset_routes()]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Refused: _refuse})
     app.router.redirect_slashes = False
-    return Guard(app, house, limits)
+    return Guard(app, house, limits, {route.path: ", ".join(sorted(route.methods or ())) for route in routes})
 
 
 def asset_routes() -> list[Route]:

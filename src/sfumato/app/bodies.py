@@ -24,9 +24,10 @@ from starlette.responses import JSONResponse, Response
 from sfumato.app.guard import Refused
 from sfumato.core import strict_json
 from sfumato.core.errors import UserError
-from sfumato.data import Identity, Preprocessing
+from sfumato.data import Identity, Preprocessing, Standardise
 from sfumato.data.arrays import read_header
 from sfumato.data.images import BadImage, decode
+from sfumato.io.run import finite
 from sfumato.report import image_grid, to_uint8
 from sfumato.report.pictures import display_range
 
@@ -35,6 +36,7 @@ PICTURES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "
 MAX_JSON = 4_000_000
 MAX_PIXELS = 16_000_000
 MAX_ARRAYS = 8
+LARGEST = 1e6
 MAX_ARRAY_BYTES = 64_000_000
 GRID = 16
 
@@ -165,8 +167,17 @@ def to_raw(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[A
     return snapped[0].numpy()
 
 
-def checked_rows(array: NDArray[Any], shape: tuple[int, ...], name: str, most: int) -> NDArray[Any]:
-    """Return ``array`` when it is (n, *shape) of finite numbers with 1 <= n <= most; float64 becomes float32."""
+def largest(preprocessing: Preprocessing) -> float:
+    """Return the largest size of a raw value that is taken: a million, or a million deviations from the mean."""
+    if not isinstance(preprocessing, Standardise):
+        return LARGEST
+    return max(LARGEST, float((preprocessing.mean.abs() + LARGEST * preprocessing.scale).max()))
+
+
+def checked_rows(
+    array: NDArray[Any], shape: tuple[int, ...], name: str, most: int, high: float = LARGEST
+) -> NDArray[Any]:
+    """Return ``array`` when it is (n, *shape), 1 <= n <= most, finite and at most ``high``; float64 becomes float32."""
     if array.ndim < 1 or tuple(array.shape[1:]) != shape:
         wanted = ", ".join(map(str, ("n", *shape)))
         raise Refused(422, f"expected {name} of shape ({wanted}); got {tuple(array.shape)}. Reshape it.")
@@ -179,6 +190,8 @@ def checked_rows(array: NDArray[Any], shape: tuple[int, ...], name: str, most: i
             raise Refused(
                 422, f"expected finite numbers in {name}; got NaN, infinity or one out of range. Leave it out."
             )
+    if array.dtype.kind != "b" and array.size and max(-float(array.min()), float(array.max())) > high:
+        raise Refused(422, f"expected {name} from -{high:g} to {high:g}; got numbers beyond. Rescale the data.")
     return (
         array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind != "b" else array.astype(np.uint8)
     )
@@ -187,7 +200,9 @@ def checked_rows(array: NDArray[Any], shape: tuple[int, ...], name: str, most: i
 def answer(arrays: Mapping[str, NDArray[Any]], form: str, preprocessing: Preprocessing, **facts: Any) -> Response:
     """Return arrays as json, npz or, of images alone, one PNG of a grid."""
     if form == "json":
-        return JSONResponse({**{name: array.tolist() for name, array in arrays.items()}, **facts}, headers=_NO_STORE)
+        return JSONResponse(
+            {**{name: finite(array.tolist()) for name, array in arrays.items()}, **facts}, headers=_NO_STORE
+        )
     if form == "npz":
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]

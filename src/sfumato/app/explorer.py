@@ -51,7 +51,7 @@ def explorer_routes(watched: Watched, limiter: anyio.CapacityLimiter) -> list[Ro
     tours: dict[tuple[int, bool], list[dict[str, Any]]] = {}
 
     async def newest() -> Snapshot:
-        found = await in_thread(limiter, watched.looked)
+        found: Snapshot | None = await in_thread(limiter, watched.looked)
         if found is None:
             raise Refused(409, "expected a run with a checkpoint; this one has none yet. Ask again in a moment.")
         return found

@@ -117,11 +117,13 @@ class Guard:
         app: what answers.
         house: names and token.
         limits: sizes and times.
+        allowed: path -> its methods, for the answer to another one.
     """
 
     app: App
     house: House
     limits: Limits = field(default_factory=Limits)
+    allowed: Mapping[str, str] = field(default_factory=dict)
     admitted: int = 0
     _working: asyncio.Semaphore | None = None
 
@@ -155,7 +157,8 @@ class Guard:
         """
         headers = Headers(scope)
         if scope["method"] not in METHODS:
-            raise Refused(405, f"expected {', '.join(METHODS)}; got another method.", {"allow": ", ".join(METHODS)})
+            allowed = self.allowed.get(scope["path"], ", ".join(METHODS))
+            raise Refused(405, f"expected {allowed}; got another method.", {"allow": allowed})
         if headers.one("host").lower() not in self.house.hosts:
             raise Refused(
                 421, f"expected a Host of this machine with port {self.house.port}; got another. Open {self.own}."

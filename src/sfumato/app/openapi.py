@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfumato.app.bodies import JSON, NPZ, PICTURES
+from sfumato.app.bodies import JSON, LARGEST, NPZ, PICTURES, largest
 from sfumato.app.model import Served
 from sfumato.data import Identity, Preprocessing, Standardise
 
 MOST_SCORED = 64
 MOST_SAMPLES = 256
-BIG = 1e6
 
 
 def document(served: Served, secured: bool, version: str) -> dict[str, Any]:
@@ -26,10 +25,10 @@ def document(served: Served, secured: bool, version: str) -> dict[str, Any]:
     x, x_scored = (
         rows(values(packaged.preprocessing), served.shape, count) for count in (most, min(most, MOST_SCORED))
     )
-    z = rows(number(-100, 100), (served.latent_dim,), most)
-    made = rows({"type": "number"}, served.shape, most)
+    z = rows(number(-LARGEST, LARGEST), (served.latent_dim,), most)
+    made = rows({"type": ["number", "null"]}, served.shape, most)
     y = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": classes - 1}, {"enum": list(served.names)}]}
-    latent = rows({"type": "number"}, (served.latent_dim,), most)
+    latent = rows({"type": ["number", "null"]}, (served.latent_dim,), most)
     each = {"type": "array", "items": {"type": ["number", "null"]}}
     sample: dict[str, Any] = {
         "n": {"type": "integer", "minimum": 1, "maximum": most, "default": 1},
@@ -110,7 +109,7 @@ def values(preprocessing: Preprocessing) -> dict[str, Any]:
     if isinstance(preprocessing, Identity):
         return {"enum": [0, 1]}
     if isinstance(preprocessing, Standardise):
-        return number(-BIG, BIG)
+        return number(-largest(preprocessing), largest(preprocessing))
     high, levels = getattr(preprocessing, "high", 1.0), getattr(preprocessing, "levels", 0)
     if levels and high == levels - 1:
         return {"type": "integer", "minimum": 0, "maximum": int(high)}

@@ -86,7 +86,9 @@ def explore(run: Any, port: int | None = None, open: bool | None = None, points:
     process.stdin.write(json.dumps({"run": str(path.absolute()), "port": port, "points": points}) + "\n")
     process.stdin.flush()
     line = process.stdout.readline()
-    found = json.loads(line) if line else {"error": "the explorer ended before it began.", "exit_code": 1}
+    found: dict[str, Any] = (
+        json.loads(line) if line else {"error": "the explorer ended before it began.", "exit_code": 1}
+    )
     if "error" in found:
         process.stdin.close()
         process.wait()

@@ -137,7 +137,7 @@ def serve(app: Any, where: Place, on_ready: Callable[[], None] | None = None) ->
 class Patient(H11Protocol):
     """HTTP with two limits more: how many connections there are, and how long one may take to ask."""
 
-    def connection_made(self, transport: Any) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Take a connection, or close it where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:

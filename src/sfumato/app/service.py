@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sfumato.app.bodies import answer, checked_rows, read_arrays, read_json
+from sfumato.app.bodies import answer, checked_rows, largest, read_arrays, read_json
 from sfumato.app.explorer import answered, checked_number, in_thread
 from sfumato.app.guard import Refused
 from sfumato.app.model import Served
@@ -48,7 +48,7 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
 
     async def examples(request: Request, served: Served, most: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         x, y = await read_arrays(request, "x", served.packaged.preprocessing)
-        x = checked_rows(x, served.shape, "x", most)
+        x = checked_rows(x, served.shape, "x", most, largest(served.packaged.preprocessing))
         served.check(x)
         return x, classes(served, y, len(x))
 

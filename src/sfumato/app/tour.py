@@ -108,10 +108,10 @@ def _noise(snapshot: Snapshot, facts: dict[str, Any], metrics: Sequence[dict[str
     if not facts:
         return Stop("noise", "Is the noise alive?", ("S9",), text, NO_DATA)
     if facts["sigma"] is None:
-        here = (
+        dead = (
             "This model's posterior has no variance: it is an ordinary autoencoder, the noise is dead by construction.",
         )
-        return Stop("noise", "Is the noise alive?", ("S9",), text, here)
+        return Stop("noise", "Is the noise alive?", ("S9",), text, dead)
     variance, spread = np.square(facts["sigma"]).mean(0), facts["mean"].var(0)
     share = float((variance / (variance + spread)).mean())
     verdict = "alive" if share > DEAD else "nearly dead: see `sfumato doctor`"

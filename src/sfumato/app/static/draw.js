@@ -101,6 +101,7 @@ export function sharp(canvas, height) {
   const ratio = Math.min(3, window.devicePixelRatio || 1);
   const width = Math.max(40, canvas.clientWidth || canvas.parentElement?.clientWidth || 300);
   const tall = height ?? canvas.clientHeight;
+  if (height && canvas.classList.contains("chart")) canvas.style.height = `${height}px`;
   const [w, h] = [Math.round(width * ratio), Math.round(tall * ratio)];
   if (canvas.width !== w || canvas.height !== h) {
     canvas.width = w;

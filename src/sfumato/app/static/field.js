@@ -16,7 +16,7 @@ let timer = 0;
 export function fieldOf(map, width, height) {
   if (map.world.model.shape.length !== 3) return null;
   const { view } = map;
-  const key = [view.x, view.y, view.scale, width, height, map.plane, state.depth, state.as, map.world.model.version, map.world.theme].join();
+  const key = [view.x, view.y, view.scale, width, height, map.plane, state.depth, state.as, map.world.model.version, map.world.theme, inked(map.world)].join();
   if (held?.key === key) return held;
   clearTimeout(timer);
   timer = setTimeout(() => ask(map, key, width, height), held ? 120 : 0);
