@@ -6,7 +6,7 @@ Columns are scaled by the library's own preprocessing, x = f(raw), so a density 
 
 with log p(x) replaced by its importance bound L_K (:mod:`sfumato.evaluation.bounds`). Scoring is done in float64 with
 the same K draws of noise for every row, half of them the negative of the other half: a row's score does not hang on the
-rows beside it, and the same row has the same score.
+rows beside it, and the same row has the same score. What few draws miss, they miss in every row alike.
 """
 
 from __future__ import annotations
@@ -216,7 +216,10 @@ class VAEBase(BaseEstimator):
         with as_value_error():
             wide.preprocessing.check(X, "X")
         for start in range(0, len(X), ROWS):
-            yield wide, wide.preprocessing.expected(torch.tensor(X[start : start + ROWS])).double()
+            yield (
+                wide,
+                wide.preprocessing.expected(torch.tensor(np.ascontiguousarray(X[start : start + ROWS]))).double(),
+            )
 
     def _log_density(self, X: Array, draws: int) -> Array:
         """Return the bound on log p(raw) of each row, (rows,), nats of the user's own units."""

@@ -64,7 +64,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEBase)
             engine="eager",
             seed=seed_for(seed, self.n_iter_) % 2**53,
         )
-        rows = InMemory(torch.tensor(X))
+        rows = InMemory(torch.tensor(np.ascontiguousarray(X)))
         trained = copy.deepcopy(self.model_)
         trainer = Trainer(trained.model, ELBO(beta=float(self.beta)), rows, rows, trained.preprocessing, config)
         if self._passes is not None:
