@@ -19,7 +19,19 @@ SOURCE = Path(sfumato.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 LINES = 500
 
-HEAVY = ("torch", "numpy", "matplotlib", "accelerate", "PIL", "safetensors", "pandas", "pyarrow", "tensorboard")
+HEAVY = (
+    "torch",
+    "numpy",
+    "matplotlib",
+    "accelerate",
+    "PIL",
+    "safetensors",
+    "pandas",
+    "pyarrow",
+    "tensorboard",
+    "sklearn",
+    "narwhals",
+)
 EXECUTABLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"torch.save", "torch.load", "torch.hub.load", "torch.jit.load", "eval", "exec"}
 UNSAFE_YAML = {"Loader", "FullLoader", "UnsafeLoader", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all"}
@@ -99,7 +111,8 @@ def test_importing_the_package_is_light() -> None:
 def test_importing_every_room_changes_nothing() -> None:
     program = """
 import importlib, json, logging, os, pkgutil, random, signal, warnings
-import numpy, torch, matplotlib, PIL.Image, rich.console  # rich draws a random number when it is imported
+import numpy, torch, matplotlib, PIL.Image
+import rich.console, sklearn  # one draws a random number when it is imported, the other sets environment variables
 import sfumato
 
 def state():

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from sfumato.core import html
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Name, register
 from sfumato.data import Preprocessing
+from sfumato.data.objects import like, to_array
 from sfumato.models.joint import Chain
 from sfumato.models.model import Model, Noise, Temperature
 
-Data = TypeVar("Data", Tensor, NDArray[Any])
+Data = TypeVar("Data", bound=Any)
 
 
 @final
@@ -25,7 +27,8 @@ Data = TypeVar("Data", Tensor, NDArray[Any])
 class PackagedModel(nn.Module):
     """A model on raw data: what a model folder holds and ``sfumato.load`` returns.
 
-    Raw data are what the user has: uint8 images, numbers in their own units. numpy in, numpy out; torch in, torch out.
+    Raw data are what the user has: uint8 images, numbers in their own units. What comes in comes out:
+    numpy, torch, a frame of pandas, polars or Arrow with its columns and index, an AnnData.
 
     Args:
         model: a VAE, or any other model of this room.
@@ -61,6 +64,13 @@ class PackagedModel(nn.Module):
         classes = f", {self.model.num_classes} classes" if self.model.num_classes else ""
         return f"PackagedModel({kind}, data {shape}{classes})"
 
+    def _repr_html_(self) -> str:
+        model = self.model
+        rows = [("model", type(model).__name__), ("latent dimensions", model.latent_dim)]
+        rows += [(name, type(getattr(model, name)).__name__) for name in ("likelihood", "prior", "posterior")]
+        rows += [("data", "x".join(map(str, self.preprocessing.shape))), ("classes", ", ".join(self.class_names))]
+        return html.table("Model", [(name, value) for name, value in rows if value != ""])
+
     def label(self, name: str | int | None) -> int | None:
         """Return the class number of a class name or number; None stays None.
 
@@ -95,8 +105,8 @@ class PackagedModel(nn.Module):
     def decode(self, z: Data, y: Tensor | NDArray[Any] | None = None) -> Data:
         """Return the expected data of p(x | z) for z (batch, latent), in raw units."""
         labels = None if y is None else torch.as_tensor(y)
-        x = self.model.expectation(self.model.decode(torch.as_tensor(z).float(), labels))
-        return _like(self.preprocessing.inverse(x), z)
+        x = self.model.expectation(self.model.decode(torch.as_tensor(to_array(z)).float(), labels))
+        return like(self.preprocessing.inverse(x), z)
 
     def sample(
         self,
@@ -115,7 +125,7 @@ class PackagedModel(nn.Module):
     def reconstruct(self, raw: Data, y: Tensor | NDArray[Any] | None = None) -> Data:
         """Return the expected data at the posterior mean, in raw units, (batch, *shape)."""
         labels = None if y is None else torch.as_tensor(y)
-        return _like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
+        return like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
 
     @torch.no_grad()
     def interpolate(
@@ -130,14 +140,10 @@ class PackagedModel(nn.Module):
         labels = None if y is None else torch.as_tensor(y)
         ends = self._input(start), self._input(end)
         x = self.model.interpolate(*ends, steps, labels, path=path)  # type: ignore[arg-type]
-        return _like(self.preprocessing.inverse(x), start)
+        return like(self.preprocessing.inverse(x), start)
 
     def _input(self, raw: Tensor | NDArray[Any]) -> Tensor:
         """Return raw data as the model's input; dynamic binarisation takes its most likely value, so results repeat."""
-        x: Tensor = self.preprocessing.expected(torch.as_tensor(np.asarray(raw) if isinstance(raw, list) else raw))
+        raw = to_array(np.asarray(raw) if isinstance(raw, list) else raw)
+        x: Tensor = self.preprocessing.expected(torch.as_tensor(raw))
         return x
-
-
-def _like(values: Tensor, template: Data) -> Data:
-    """Return ``values`` as numpy where ``template`` is."""
-    return values if isinstance(template, Tensor) else values.numpy()

@@ -59,7 +59,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], quantity: str = "elbo", ax: Axe
         quantity: a name in them.
         ax: where to; None: a new figure.
     """
-    ax = _axes((3.2, 1.95)) if ax is None else ax
+    ax = new_axes((3.2, 1.95)) if ax is None else ax
     train, validation = (series(metrics, quantity, split) for split in ("train", "validation"))
     ax.plot(*_thin(train).T, color=TRAIN, linewidth=1.2, label="train")
     marker = "o" if len(validation) <= 40 else ""
@@ -79,7 +79,7 @@ def kl_per_dimension(kl: Sequence[float], active: Sequence[bool] | None = None, 
         active: which dimensions are active; None: all.
         ax: where to; None: a new figure.
     """
-    ax = _axes((8.4, 2.5)) if ax is None else ax
+    ax = new_axes((8.4, 2.5)) if ax is None else ax
     values = np.nan_to_num(np.asarray(kl, dtype=np.float64))
     order = np.argsort(-values, kind="stable")
     mask = np.ones(len(values), bool) if active is None else np.asarray(active, bool)
@@ -114,7 +114,7 @@ def latent_map(
         shares: the fraction of the variance along each of the two axes.
         ax: where to; None: a new figure.
     """
-    ax = _axes((8.4, 6.0)) if ax is None else ax
+    ax = new_axes((8.4, 6.0)) if ax is None else ax
     labels = np.full(len(points), -1) if y is None else y
     colours = [VALIDATION if y is None else class_colour(int(label)) for label in labels]
     size = 9 if len(points) <= 1500 else 5
@@ -151,7 +151,7 @@ def latent_map(
 
 def scatter(original: Float[NDArray[Any], " n"], made: Float[NDArray[Any], " n"], ax: Axes | None = None) -> Axes:
     """Draw reconstructed over original values of one column; a perfect model lies on the line."""
-    ax = _axes((2.4, 2.1)) if ax is None else ax
+    ax = new_axes((2.4, 2.1)) if ax is None else ax
     ends = [min(original.min(), made.min()), max(original.max(), made.max())]
     ax.plot(ends, ends, color=MUTED, linewidth=0.8)
     ax.scatter(original, made, s=5, c=VALIDATION, alpha=0.6, linewidths=0, rasterized=True)
@@ -188,7 +188,8 @@ def to_svg(ax: Axes, name: str) -> str:
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{name}">\n{body}'
 
 
-def _axes(inches: tuple[float, float]) -> Axes:
+def new_axes(inches: tuple[float, float]) -> Axes:
+    """Return axes in a figure of their own, which nobody else holds."""
     return Figure(figsize=inches, layout="constrained").add_subplot()
 
 

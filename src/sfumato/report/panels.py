@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -154,8 +155,25 @@ def interpolations(view: View, pairs: int = 5) -> dict[str, Any] | None:
     return {"picture": view.picture(rows.flatten(0, 1), len(first)), "within": within}
 
 
-def latent_map(view: View) -> dict[str, Any] | None:
-    """Return the posterior means in the plane of their two main directions, as SVG, with a legend."""
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A map that was drawn.
+
+    Args:
+        ax: where.
+        y: the classes of its points, (n,), -1 where unknown; None without classes.
+        marked: whether the means of the classes are in it.
+        n: how many points there are.
+    """
+
+    ax: Axes
+    y: Int64[NDArray[Any], " n"] | None
+    marked: bool
+    n: int
+
+
+def draw_latent_map(view: View, ax: Axes | None = None) -> Map | None:
+    """Draw the posterior means in the plane of their two main directions; None with fewer than two or three of them."""
     means = view.latents.mean.double()
     good = means.isfinite().all(1)
     if means.shape[1] < 2 or int(good.sum()) < 3:
@@ -175,10 +193,18 @@ def latent_map(view: View) -> dict[str, Any] | None:
         images = pictures.shrink(pictures.to_uint8(view.raw[kept[spread]], view.packaged.preprocessing), 56)
         shown = images if images.shape[1] in (3, 4) else images[:, :1]
         thumbnails = [(row, image.transpose(1, 2, 0)) for row, image in zip(spread, shown, strict=True)]
-    ax = figures.latent_map(points, y, marks, thumbnails, shares)
-    present = [] if y is None else [number for number in np.unique(y).tolist() if number < _MOST_CLASSES]
+    return Map(figures.latent_map(points, y, marks, thumbnails, shares, ax), y, bool(marks), len(points))
+
+
+def latent_map(view: View) -> dict[str, Any] | None:
+    """Return the map of :func:`draw_latent_map` as SVG, with a legend."""
+    found = draw_latent_map(view)
+    if found is None:
+        return None
+    numbers = [] if found.y is None else np.unique(found.y).tolist()
+    present = [number for number in numbers if number < _MOST_CLASSES]
     legend = [(figures.class_colour(number), class_name(view.classes, number)) for number in present]
-    return {"svg": figures.to_svg(ax, "latent map"), "legend": legend, "marks": bool(marks), "n": len(points)}
+    return {"svg": figures.to_svg(found.ax, "latent map"), "legend": legend, "marks": found.marked, "n": found.n}
 
 
 def traversals(view: View, most: int = 8) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfumato.core import html
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise
 from sfumato.data import Dataset, Decision, Inspection, build_preprocessing, load_dataset
@@ -37,6 +38,12 @@ class Inspected:
 
     def __repr__(self) -> str:
         return repr(self.dataset)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, Any]] = [("examples", f"{len(self.dataset):,}"), ("shape", self.facts.shape)]
+        rows += [("classes", ", ".join(f"{name} {count:,}" for name, count in self.facts.classes.items()))]
+        rows += [(decision.name, f"{decision.value}, because {decision.because}") for decision in self.decisions]
+        return html.table(f"Data {self.dataset.name}", [(name, value) for name, value in rows if value != ""])
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -25,6 +25,7 @@ from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Both, Reporter
 from sfumato.verbs.start import Start, same_start
+from sfumato.verbs.shown import Shown
 from sfumato.verbs.state import goes_on
 from sfumato.verbs.verdict import verdict
 
@@ -38,8 +39,8 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class TrainedRun:
+@dataclass(frozen=True, repr=False)
+class TrainedRun(Shown):
     """What a training left behind.
 
     Args:
@@ -48,6 +49,9 @@ class TrainedRun:
         outcome: how the training ended.
         evaluation: on the test split, or None where training was interrupted.
         verdict: how good, what limits, whether longer helps: one sentence each.
+        dataset: what it was trained on.
+
+    ``metrics`` is its log as a frame, ``plot`` its pictures, ``explore()`` the explorer.
     """
 
     path: Path
@@ -55,9 +59,7 @@ class TrainedRun:
     outcome: Outcome
     evaluation: dict[str, Any] | None
     verdict: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return f"TrainedRun({self.path}: {self.model!r}, {self.outcome.step:,} steps)"
+    dataset: Dataset | None = None
 
 
 Talk = Generator[Trainer, Outcome, TrainedRun]  # asks for the training of what it yields
@@ -317,7 +319,7 @@ def _train(
         if processes.first:
             reporter.write(packaged, "stopped", outcome.step)
         processes.wait()  # whoever started them may end all when one has left
-        return TrainedRun(folder.path, packaged, outcome, None, ())
+        return TrainedRun(folder.path, packaged, outcome, None, (), run.dataset)
     return finish(folder, packaged, run.dataset, outcome, reporter, listener, processes)
 
 
@@ -375,4 +377,4 @@ def finish(
         return list(sentences)
 
     sentences = processes.ask(write)
-    return TrainedRun(folder.path, packaged, outcome, result, tuple(sentences))
+    return TrainedRun(folder.path, packaged, outcome, result, tuple(sentences), dataset)
