@@ -28,20 +28,23 @@ def inspect(
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     skip_bad: bool = False,
     stream: bool | None = None,
+    layer: str | None = None,
     seed: int = 0,
 ) -> _inspect.Inspected:
     """Read data and say what is in there and what would be decided.
 
     Args:
-        data: a folder of images, ``.npy``, ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array, or (x, y).
+        data: a folder of images, ``.npy``, ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array, or (x, y); a
+            frame (pandas, polars, Arrow), an AnnData, a Hugging Face dataset, a torch ``Dataset`` or ``DataLoader``.
         size: the side of the images, or (height, width).
-        label: the column that holds the classes.
+        label: the column that holds the classes; of AnnData one of ``obs``.
         split: the shares of train, validation and test.
         skip_bad: leave out damaged images and examples with missing values.
         stream: read examples when they are needed; None: where they would take more than an eighth of the memory.
+        layer: of AnnData, in place of ``X``.
         seed: of the splits.
     """
-    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream}
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream, "layer": layer}
     return _inspect.inspect(data, options=Options(seed=seed), **reading)
 
 
@@ -70,6 +73,7 @@ def train(
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     skip_bad: bool = False,
     stream: bool | None = None,
+    layer: str | None = None,
     careful: bool | None = None,
     config: str | Path | None = None,
     start: str | Path | None = None,
@@ -102,6 +106,7 @@ def train(
         split: see :func:`inspect`.
         skip_bad: see :func:`inspect`.
         stream: see :func:`inspect`.
+        layer: see :func:`inspect`.
         careful: free bits, a longer warm-up, half the rate, more patience: against collapse and non-finite steps.
         config: a configuration file.
         start: a run or a model folder whose weights the training begins with (``--from``).
@@ -131,7 +136,7 @@ def train(
         seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
         careful=bool(careful),
     )
-    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream}
+    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream, "layer": layer}
     begin = None
     if start is not None:
         begin = _begin(
