@@ -4,7 +4,7 @@ The time is the page's own, from the wish for a decode to its pixels in the canv
 merged into the next one. The server and a headless Chromium share the machine. Also: the same request over a kept
 connection without a browser, and how long the page takes to be there.
 
-    python benchmarks/explorer.py            two layers of 300 on fashion-mnist-mini, trained for some steps
+    python benchmarks/explorer.py            the recipe mlp on fashion-mnist-mini, trained for some steps
 """
 
 from __future__ import annotations
