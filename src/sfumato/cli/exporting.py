@@ -70,14 +70,14 @@ def export(
     if to == "site":
         from sfumato.cli.serving import export_site
 
-        other = {
+        unused = {
             "OWNER/NAME": repo,
             "--check": check,
             "--data": data,
             "--scaling": scaling,
             "--private": private or None,
         }
-        return export_site(run, out, force, json, other)
+        return export_site(run, out, force, json, unused)
     from sfumato.cli.printing import console, print_columns, say, show, show_json
     from sfumato.verbs.export import export as verb
 
