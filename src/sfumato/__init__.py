@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.app import explore
     from sfumato.data import load_dataset
     from sfumato.verbs.cite import cite
     from sfumato.verbs.doctor import doctor
@@ -37,6 +38,7 @@ _PLACES = {
     "doctor": "sfumato.verbs.doctor",
     "encode": "sfumato.verbs.encode",
     "evaluate": "sfumato.verbs.evaluate",
+    "explore": "sfumato.app",
     "export": "sfumato.verbs.export",
     "import_first_stage": "sfumato.verbs.from_diffusers",
     "info": "sfumato.verbs.info",
@@ -58,6 +60,7 @@ __all__ = [
     "doctor",
     "encode",
     "evaluate",
+    "explore",
     "export",
     "import_first_stage",
     "info",
