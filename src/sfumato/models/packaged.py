@@ -92,7 +92,7 @@ class PackagedModel(nn.Module):
         raise UserError(f"there is no class '{name}'. {did_you_mean(name, self.class_names)}")
 
     @torch.no_grad()
-    def encode(self, raw: Tensor | NDArray[Any], y: Tensor | NDArray[Any] | None = None) -> Distribution:
+    def encode(self, raw: Any, y: Tensor | NDArray[Any] | None = None) -> Distribution:
         """Return q(z | x) for raw data (batch, *shape); ``.mean`` and ``.stddev`` are (batch, latent).
 
         Of a ladder ``.mean`` holds all levels, each given the means of those above (``model.split`` takes it apart),
@@ -142,7 +142,7 @@ class PackagedModel(nn.Module):
         x = self.model.interpolate(*ends, steps, labels, path=path)  # type: ignore[arg-type]
         return like(self.preprocessing.inverse(x), start)
 
-    def _input(self, raw: Tensor | NDArray[Any]) -> Tensor:
+    def _input(self, raw: Any) -> Tensor:
         """Return raw data as the model's input; dynamic binarisation takes its most likely value, so results repeat."""
         raw = to_array(np.asarray(raw) if isinstance(raw, list) else raw)
         x: Tensor = self.preprocessing.expected(torch.as_tensor(raw))
