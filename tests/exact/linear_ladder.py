@@ -8,6 +8,7 @@ parametrisation can say, so that the posterior is exact. Float64.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -35,25 +36,27 @@ def joint(centre: float = 0.0) -> MultivariateNormal:
     """Return the normal of (z_1, z_2, z_3, x), z_1 around ``centre``."""
     down = torch.zeros(LEVELS + DATA, LEVELS + DATA).double()
     down[:LEVELS, :LEVELS], down[LEVELS:, :LEVELS] = ABOVE, LOADING
-    spread = torch.cat([DEVIATIONS, torch.full((DATA,), NOISE).double()])
+    spread = torch.cat([DEVIATIONS, torch.full((DATA,), NOISE, dtype=torch.float64)])
     inverse = torch.linalg.inv(torch.eye(LEVELS + DATA).double() - down)
     start = torch.cat([START, OFFSET])
     start[0] = start[0] + centre
     return MultivariateNormal(inverse @ start, inverse @ spread.square().diag() @ inverse.T)
 
 
-def conditional(known: list[int], wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weight, offset and variance of the ``wanted`` number given those that are ``known``."""
-    whole = joint()
-    cross, own = whole.covariance_matrix[wanted, known], whole.covariance_matrix[known][:, known]
+@functools.cache
+def conditional(level: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weight, offset and variance of the z of ``level`` given those above and x."""
+    whole, known = joint(), [*range(level), *range(LEVELS, LEVELS + DATA)]
+    cross, own = whole.covariance_matrix[level, known], whole.covariance_matrix[known][:, known]
     weight = torch.linalg.solve(own, cross)
-    variance = whole.covariance_matrix[wanted, wanted] - weight @ cross
-    return weight, whole.mean[wanted] - weight @ whole.mean[known], variance
+    variance = whole.covariance_matrix[level, level] - weight @ cross
+    return weight, whole.mean[level] - weight @ whole.mean[known], variance
 
 
+@functools.cache
 def unbounded(target: float, bounds: tuple[float, float]) -> Tensor:
     """What a network must give so that the bounded log-variance is ``target``."""
-    wanted = torch.tensor(target).double()
+    wanted = torch.tensor(target, dtype=torch.float64)
     value = wanted.clone()
     for _ in range(100):
         value += wanted - soft_bound(value, *bounds)
@@ -87,8 +90,7 @@ class Affine(TopDown):
         return torch.stack([mean, log_variance], 1).unsqueeze(-1)
 
     def posterior(self, level: int, state: Tensor | None, features: Tensor) -> Tensor:
-        known = [*range(level), *range(LEVELS, LEVELS + DATA)]
-        weight, offset, variance = conditional(known, level)
+        weight, offset, variance = conditional(level)
         variance = variance * math.exp(self.wrong)
         samples = 1 if state is None else len(state) // len(features)
         rows = features.repeat(samples, 1)
