@@ -257,7 +257,7 @@ def case(name: str) -> Case:
 
 
 MUTANTS: list[tuple[str, str, Any]] = [
-    ('if scope["method"] not in METHODS:', "if False:", case("another method")),
+    ('if scope["method"] not in allowed.split(", "):', "if False:", case("another method")),
     ("not in self.house.hosts", "in ()", case("another host")),
     ("{*self.names} if self.port == 80 else set()", "{*self.names}", case("a host without port")),
     ("values[0].strip() if len(values) == 1 else", "values[0].strip() if values else", case("two hosts")),

@@ -156,8 +156,8 @@ class Guard:
             Refused: by one of the rules.
         """
         headers = Headers(scope)
-        if scope["method"] not in METHODS:
-            allowed = self.allowed.get(scope["path"], ", ".join(METHODS))
+        allowed = self.allowed.get(scope["path"], ", ".join(METHODS))
+        if scope["method"] not in allowed.split(", "):
             raise Refused(405, f"expected {allowed}; got another method.", {"allow": allowed})
         if headers.one("host").lower() not in self.house.hosts:
             raise Refused(
