@@ -237,8 +237,8 @@ def _from_items(source: Any, label: str | None, batched: bool = False) -> Conten
         raise UserError(f"{type(source).__name__} should hold examples; it has none. Give another.")
     name = type(source).__name__
     join = np.concatenate if batched else np.stack
-    labelled = all(y is not None for y in ys)
-    y = _stacked([np.atleast_1d(y) for y in ys], f"the labels of {name}", np.concatenate) if labelled else None
+    known = [np.atleast_1d(y) for y in ys if y is not None]
+    y = _stacked(known, f"the labels of {name}", np.concatenate) if len(known) == len(ys) else None
     return Content(name.lower(), as_data(_stacked(xs, name, join), name), y)
 
 

@@ -68,4 +68,4 @@ class VAEClassifier(ClassifierMixin, VAEScorer):
     def predict(self, X: Any) -> Array:
         """Return the most probable class of each row."""
         found = self.predict_log_proba(X).argmax(1)
-        return self.classes_[found]
+        return np.asarray(self.classes_[found])

@@ -115,15 +115,16 @@ def merged(
     """
     if not processes.several:
         return {name: torch.cat(list(pieces)) for name, pieces in columns.items()}
-    heads = {name: [str(pieces[0].dtype), list(pieces[0].shape[1:])] for name, pieces in columns.items()}
+    heads = {
+        name: (str(pieces[0].dtype).removeprefix("torch."), tuple(pieces[0].shape[1:]))
+        for name, pieces in columns.items()
+    }
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
     places = [torch.arange(start, end) for start, end in itertools.pairwise(ends)]
     order = torch.cat([place for rank in range(processes.count) for place in places[rank :: processes.count]])
     found = {}
     for name, (dtype, shape) in processes.agree(heads).items():  # the first process always has the first piece
-        pieces = list(columns.get(name, ())) or [
-            torch.empty(0, *shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-        ]
+        pieces = list(columns.get(name, ())) or [torch.empty((0, *shape), dtype=getattr(torch, dtype))]
         rows = processes.rows(torch.cat(pieces))
         found[name] = torch.empty_like(rows)
         found[name][order.to(rows.device)] = rows

@@ -66,8 +66,8 @@ class FirstStage:
 
     in_channels: Size = 3
     out_channels: Size = 3
-    down_block_types: Annotated[tuple[Down, ...], Length(256)] = (PLAIN_DOWN,)
-    up_block_types: Annotated[tuple[Up, ...], Length(256)] = (PLAIN_UP,)
+    down_block_types: Annotated[tuple[Down, ...], Length(256)] = ("DownEncoderBlock2D",)
+    up_block_types: Annotated[tuple[Up, ...], Length(256)] = ("UpDecoderBlock2D",)
     block_out_channels: Annotated[tuple[Size, ...], Length(16)] = (64,)
     layers_per_block: Annotated[int, Range(1, 64)] = 1
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
@@ -138,8 +138,8 @@ def first_stage_of(encoder: KLEncoder, decoder: KLDecoder, **more: Any) -> First
     return FirstStage(
         in_channels=encoder.conv_in.in_channels,
         out_channels=channels,
-        down_block_types=tuple(ATTENTIVE_DOWN if flag else PLAIN_DOWN for flag in attends[0]),  # type: ignore[arg-type]
-        up_block_types=tuple(ATTENTIVE_UP if flag else PLAIN_UP for flag in reversed(attends[1])),  # type: ignore[arg-type]
+        down_block_types=tuple(ATTENTIVE_DOWN if flag else PLAIN_DOWN for flag in attends[0]),  # type: ignore[misc]
+        up_block_types=tuple(ATTENTIVE_UP if flag else PLAIN_UP for flag in reversed(attends[1])),  # type: ignore[misc]
         block_out_channels=tuple(one["widths"]),
         layers_per_block=one["layers"],
         act_fn=one["activation"],

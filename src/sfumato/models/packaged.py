@@ -106,7 +106,8 @@ class PackagedModel(nn.Module):
         """Return the expected data of p(x | z) for z (batch, latent), in raw units."""
         labels = None if y is None else torch.as_tensor(y)
         x = self.model.expectation(self.model.decode(torch.as_tensor(to_array(z)).float(), labels))
-        return like(self.preprocessing.inverse(x), z)
+        found: Data = like(self.preprocessing.inverse(x), z)
+        return found
 
     def sample(
         self,
@@ -125,7 +126,8 @@ class PackagedModel(nn.Module):
     def reconstruct(self, raw: Data, y: Tensor | NDArray[Any] | None = None) -> Data:
         """Return the expected data at the posterior mean, in raw units, (batch, *shape)."""
         labels = None if y is None else torch.as_tensor(y)
-        return like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
+        found: Data = like(self.preprocessing.inverse(self.model.reconstruct(self._input(raw), labels)), raw)
+        return found
 
     @torch.no_grad()
     def interpolate(
@@ -140,7 +142,8 @@ class PackagedModel(nn.Module):
         labels = None if y is None else torch.as_tensor(y)
         ends = self._input(start), self._input(end)
         x = self.model.interpolate(*ends, steps, labels, path=path)  # type: ignore[arg-type]
-        return like(self.preprocessing.inverse(x), start)
+        found: Data = like(self.preprocessing.inverse(x), start)
+        return found
 
     def _input(self, raw: Any) -> Tensor:
         """Return raw data as the model's input; dynamic binarisation takes its most likely value, so results repeat."""

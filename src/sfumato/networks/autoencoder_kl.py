@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, h, w) to (batch, out, h, w)."""
-        change = self.conv1(self.nonlinearity(self.norm1(x)))
+        change: Tensor = self.conv1(self.nonlinearity(self.norm1(x)))
         change = self.conv2(self.nonlinearity(self.norm2(change)))
         kept: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return kept + change

@@ -41,8 +41,8 @@ def build_ladder(
         return HierarchicalVAE(top, MLPBottomUp(shape, levels, WIDTH, HIDDEN), down, likelihood)
     widths, counts = WIDTHS[: sizes_of(shape)], spread(levels - 1, sizes_of(shape))
     up = ConvBottomUp(shape, widths, counts, CONV_HIDDEN)
-    down = ConvTopDown(out, latent_dim, CHANNELS, widths, counts, CONV_HIDDEN)
-    return HierarchicalVAE(prior_for(latent_dim, frequencies), up, down, likelihood)
+    path = ConvTopDown(out, latent_dim, CHANNELS, widths, counts, CONV_HIDDEN)
+    return HierarchicalVAE(prior_for(latent_dim, frequencies), up, path, likelihood)
 
 
 def halving(latent_dim: int, levels: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,10 +38,15 @@ class Recipe:
     places: Callable[[Shape], tuple[int, int]] | None = None
 
 
-def labelled(build: Callable[[Shape], Network], shape: Shape, num_classes: int) -> Network:
-    """Return ``build(shape)``, or with classes a network that sees the label beside an input of ``shape``."""
+def labelled(build: Callable[[Shape], Network], shape: Shape, num_classes: int, row: bool = False) -> Network:
+    """Return ``build(shape)``, or with classes a network that sees the label beside an input of ``shape``.
+
+    ``row``: the network takes everything in one row, so that the label is a few more numbers and not planes.
+    """
     if not num_classes:
         return build(shape)
+    if row:
+        return WithLabel(build((math.prod(shape) + num_classes,)), num_classes, shape)
     return WithLabel(build((shape[0] + num_classes, *shape[1:])), num_classes)
 
 
@@ -63,7 +69,7 @@ def mlp(widths: tuple[int, ...] = (300, 300), gated: bool = True, masked: bool =
 
             if masked:
                 return WithMask(build((2 * shape[0], *shape[1:])))
-            return labelled(build, shape, num_classes)
+            return labelled(build, shape, num_classes, row=True)
 
         if not widths:
             return DiagonalGaussian(encoder(latent_dim, (), False), encoder(latent_dim, (), False))
@@ -82,7 +88,7 @@ def article() -> Recipe:
         def encoder(in_shape: Shape) -> Network:
             return MLP(in_shape, (latent_dim,))
 
-        f1, f2 = (labelled(encoder, shape, num_classes) for _ in range(2))
+        f1, f2 = (labelled(encoder, shape, num_classes, row=True) for _ in range(2))
         return DiagonalGaussian(mean=f1, log_variance=f2)
 
     def decoder(latent_dim: int, out_shape: Shape, num_classes: int) -> Network:

@@ -87,8 +87,8 @@ class Shards:
         source = self._sources[number]
         if not isinstance(source, DTensor) or own.shape != self.parameters[number].shape:
             return own
-        shape = {"shape": source.shape, "stride": source.stride()}
-        return _whole(DTensor.from_local(own, source.device_mesh, source.placements, run_check=False, **shape))
+        placed = (own, source.device_mesh, source.placements)
+        return _whole(DTensor.from_local(*placed, run_check=False, shape=source.shape, stride=source.stride()))
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, Tensor]) -> None:

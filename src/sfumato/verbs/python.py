@@ -113,57 +113,56 @@ def train(
         listener: told what happens.
         on_decided: called with the plan and the folder of the run before the first step.
     """
-    given = sum(value is not None for value in (epochs, steps, time))
-    if given > 1:
+    return _train.train(**_asked(dict(locals())))
+
+
+def training(data: Any, **words: Any) -> _train.Talk:
+    """Begin what :func:`train` does with the same words, and leave the training itself to the caller."""
+    defaults = train.__kwdefaults__ or {}
+    strange = words.keys() - defaults.keys()
+    if strange:
+        raise TypeError(f"train has no argument {sorted(strange)[0]!r}")
+    return _train.training(**_asked({"data": data, **defaults, **words}))
+
+
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the verb for those of :func:`train`."""
+    if sum(given[name] is not None for name in ("epochs", "steps", "time")) > 1:
         raise UserError("--epochs, --steps and --time each say how long to train. Give one of them.")
-    tree = {} if config is None else read_config(config)
+    tree = {} if given["config"] is None else read_config(given["config"])
+
+    def read(name: str, hint: Any, option: str = "") -> Any:
+        value = given[name]
+        return None if value is None else checked(value, hint, option or f"--{name}")
+
+    beta = read("beta", NonNegative)
     options = Options(
-        recipe=recipe,
-        latent_dim=latent_dim,
-        levels=levels,
-        conditional=conditional,
-        condition=condition,
-        likelihood=likelihood,
-        binarise=binarise,
-        beta=1.0 if beta is None else checked(beta, NonNegative, "--beta"),
-        epochs=None if epochs is None else checked(epochs, Positive, "--epochs"),
-        steps=None if steps is None else checked(steps, Steps, "--steps"),
-        seconds=None if time is None else seconds_of(time),
-        batch_size=None if batch is None else checked(batch, Size, "--batch"),
-        learning_rate=None if lr is None else checked(lr, Positive, "--lr"),
-        engine=checked(engine or "auto", Choice, "--engine"),
-        shard=shard,
-        seed=seed_of(tree) if seed is None else checked(seed, Count, "--seed"),
-        careful=bool(careful),
+        **{name: given[name] for name in ("recipe", "latent_dim", "levels", "conditional", "condition")},
+        likelihood=given["likelihood"],
+        binarise=given["binarise"],
+        beta=1.0 if beta is None else beta,
+        epochs=read("epochs", Positive),
+        steps=read("steps", Steps),
+        seconds=None if given["time"] is None else seconds_of(given["time"]),
+        batch_size=read("batch", Size),
+        learning_rate=read("lr", Positive),
+        engine=checked(given["engine"] or "auto", Choice, "--engine"),
+        shard=bool(given["shard"]),
+        seed=seed_of(tree) if given["seed"] is None else read("seed", Count),
+        careful=bool(given["careful"]),
     )
-    reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream, "layer": layer}
-    begin = None
-    if start is not None:
-        begin = _begin(
-            {
-                "start": start,
-                "recipe": recipe,
-                "latent_dim": latent_dim,
-                "levels": levels,
-                "likelihood": likelihood,
-                "binarise": binarise,
-                "epochs": epochs,
-                "steps": steps,
-            }
-        )
-        if size is None and isinstance(data, str | Path) and Path(data).is_dir():
-            reading["size"] = begin.size
-    source = data.dataset if isinstance(data, _inspect.Inspected) else data
-    return _train.train(
-        source,
-        out=out,
-        options=combined(options, tree),
-        reading=reading,
-        config=tree,
-        start=begin,
-        listener=listener,
-        on_decided=on_decided,
-    )
+    data = given["data"]
+    start = None if given["start"] is None else _begin(given)
+    if start is not None and given["size"] is None and isinstance(data, str | Path) and Path(data).is_dir():
+        given["size"] = start.size
+    return {
+        "source": data.dataset if isinstance(data, _inspect.Inspected) else data,
+        "options": combined(options, tree),
+        "reading": {name: given[name] for name in ("size", "label", "split", "skip_bad", "stream", "layer")},
+        "config": tree,
+        "start": start,
+        **{name: given[name] for name in ("out", "listener", "on_decided")},
+    }
 
 
 def _begin(given: Mapping[str, Any]) -> Start:

@@ -212,7 +212,8 @@ def check(out: Path, packaged: PackagedModel, x: NDArray[Any]) -> dict[str, floa
         return None
     _, decoder = parts_of(packaged)
     with quiet(), torch.no_grad():
-        theirs = AutoencoderKL.from_pretrained(out, local_files_only=True, low_cpu_mem_usage=False).eval()
+        kind: Any = AutoencoderKL
+        theirs = kind.from_pretrained(out, local_files_only=True, low_cpu_mem_usage=False).eval()
         prepared = packaged.preprocessing.expected(torch.as_tensor(x))
         moments = theirs.encode(signed_pixels(packaged, prepared)).latent_dist
         picture = theirs.decode(moments.mean).sample
