@@ -103,6 +103,7 @@ class Likelihood(Conditional):
     spec_kind: ClassVar[str] = "likelihood"
     discrete: ClassVar[bool] = False
     numbers_per_value: int = 1
+    remembered: Tensor | None = None  # what accept_step takes over: a statistic of the last training batch
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -153,9 +154,14 @@ class ObjectiveOutput:
 
 
 class Objective(nn.Module, ABC):
-    """Reads :class:`Terms`, returns losses per example. Knows no model."""
+    """Reads :class:`Terms`, returns losses per example. Knows no model.
+
+    ``numbers`` names the arguments that may be a tensor of shape () in ``forward``: arithmetic, no ``if``. Runs that
+    differ in them alone, and not in whether they are 0, can be trained at once.
+    """
 
     spec_kind: ClassVar[str] = "objective"
+    numbers: ClassVar[tuple[str, ...]] = ()
     samples: int = 1
 
     @abstractmethod

@@ -62,7 +62,6 @@ class Gaussian(Likelihood):
             self.log_variance = nn.Parameter(torch.full(tuple(shape), start))
         else:
             self.register_buffer("log_variance", torch.tensor(start))
-        self._last: Tensor | None = None
         if variance == "optimal":
             self.batch_mean: Callable[[Tensor], Tensor] = torch.mean  # training replaces it, over several processes
 
@@ -79,9 +78,9 @@ class Gaussian(Likelihood):
 
     def accept_step(self) -> None:
         """Move the running optimal log-variance towards the last batch's; in logarithms it soon forgets its start."""
-        if self._last is not None:
-            self.log_variance.lerp_(self._last.log(), 1 - MEMORY)
-            self._last = None
+        if self.remembered is not None:
+            self.log_variance.lerp_(self.remembered.log(), 1 - MEMORY)
+            self.remembered = None
 
     def _remember(self, variance: Tensor) -> None:
-        self._last = variance
+        self.remembered = variance

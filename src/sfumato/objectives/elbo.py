@@ -2,7 +2,7 @@ r"""The evidence lower bound."""
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
@@ -38,6 +38,8 @@ class ELBO(Objective):
     1
     """
 
+    numbers: ClassVar[tuple[str, ...]] = ("beta",)
+
     def __init__(
         self,
         beta: NonNegative = 1.0,
@@ -53,16 +55,16 @@ class ELBO(Objective):
                 f"ends at {schedule(END):g}. Use WarmUp."
             )
         self.beta, self.free_bits, self.schedule, self.samples = beta, free_bits, schedule, samples
-        self.analytic = kl == "analytic"
+        self.analytic, self.weighted = kl == "analytic", beta > 0
 
     def forward(self, terms: Terms, step: Step) -> ObjectiveOutput:
         """Return the losses and values at ``step``."""
         loss = -terms.log_likelihood.mean(0)
         beta = self.beta * self.schedule(step)
-        if self.beta:
+        if self.weighted:
             needs_density(terms, "ELBO with beta > 0")
         kl = kl_of(terms, self.analytic)
-        if kl is not None and self.beta:
+        if kl is not None and self.weighted:
             # An estimate may be negative, and cutting it at 0 would bias it: no free bits, no clamp.
             paid = kl.clamp(min=self.free_bits) if self.free_bits else kl
             loss = loss + beta * paid.sum(0)

@@ -2,7 +2,7 @@ r"""The two naive penalties, for comparison."""
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 
@@ -40,6 +40,8 @@ class NaivePenalty(Objective):
     >>> NaivePenalty(mean_weight=1.0, variance_weight=0.1).samples
     1
     """
+
+    numbers: ClassVar[tuple[str, ...]] = ("mean_weight", "variance_weight")
 
     def __init__(
         self,

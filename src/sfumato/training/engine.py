@@ -124,7 +124,7 @@ class Engine:
             if self._is_function:
                 return self._differentiate_as_function(raw, y, now, torch.tensor(share))
             output = self._compile(self._compute)(raw, y, now)
-        loss = _loss(output, share)
+        loss = loss_of_batch(output, share)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = loss.new_zeros(()) if self.spread else total_norm(self._parameters)
         return Differentiated(loss.detach(), norm, output)
@@ -144,8 +144,8 @@ class Engine:
         x = self.preprocessing(raw)
 
         def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
-            output = self._said(dict(zip(self._names, values, strict=True)), x, y, step)
-            return _loss(output, share), (dict(output.losses), dict(output.values))
+            output = self.said(dict(zip(self._names, values, strict=True)), x, y, step)
+            return loss_of_batch(output, share), (dict(output.losses), dict(output.values))
 
         gradients, (loss, said) = grad_and_value(loss_of, has_aux=True)(values)
         return gradients, loss, nn.utils.get_total_norm(gradients), said
@@ -158,9 +158,9 @@ class Engine:
 
     def _compute(self, raw: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
         given = dict(zip(self._names, self._parameters, strict=True)) if self.way.channels_last else {}
-        return self._said(given, self.preprocessing(raw), y, step)
+        return self.said(given, self.preprocessing(raw), y, step)
 
-    def _said(self, given: Mapping[str, Tensor], x: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
+    def said(self, given: Mapping[str, Tensor], x: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
         """Return what the objective says about ``x``, with ``given`` parameters in place of the model's."""
         if self.way.channels_last:
             x, given = _channels_last(x), {name: _channels_last(value) for name, value in given.items()}
@@ -284,7 +284,8 @@ def _channels_last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
-def _loss(output: ObjectiveOutput, share: float | Tensor) -> Tensor:
+def loss_of_batch(output: ObjectiveOutput, share: float | Tensor) -> Tensor:
+    """Return what is differentiated, (): the sum of all losses of all examples, each with a ``share``."""
     return torch.stack([values.sum() for values in output.losses.values()]).sum() * share
 
 
@@ -293,6 +294,11 @@ def _best(seconds: dict[Way, float], asked: Choice) -> Way:
     allowed = {way: found for way, found in seconds.items() if way.compiled or asked == "auto"}
     best = min(allowed, key=allowed.__getitem__, default=Way())
     return best if asked == "compiled" or seconds.get(Way(), 0.0) > BETTER * seconds.get(best, 0.0) else Way()
+
+
+def reported(output: ObjectiveOutput) -> dict[str, Tensor]:
+    """Return name -> (batch,) of what the metrics say, the loss first."""
+    return {"loss": torch.stack(list(output.losses.values())).sum(0), **output.values}
 
 
 @contextlib.contextmanager

@@ -118,5 +118,18 @@ def total_norm(parameters: Iterable[Tensor]) -> Tensor:
     return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
+def clip(parameters: Sequence[Tensor], most: float, norm: Tensor, length: float) -> None:
+    """Cut the gradients of ``parameters`` to the norm ``most``; 0: never.
+
+    Args:
+        parameters: with gradients.
+        most: the norm that is allowed.
+        norm: of all gradients together, ().
+        length: the same, read.
+    """
+    if 0 < most < length:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+
+
 def _rows(sums: Sequence[Tensor], like: Tensor) -> list[Tensor]:
     return [each.reshape(1).to(like) for each in sums]

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.core.interfaces import ObjectiveOutput
 
 WINDOW = 101
 WARM = 32
@@ -85,3 +91,21 @@ class Guard:
         middle = statistics.median(self.log_norms)
         spread = statistics.median(abs(value - middle) for value in self.log_norms)
         return log_norm - middle > OUTLIER * 1.4826 * max(spread, LEAST_SPREAD)
+
+
+def bad_value(output: ObjectiveOutput, indices: Tensor, items: Sequence[str] | None) -> str:
+    """Return which number went wrong first, and for which example; "" where all are finite.
+
+    Args:
+        output: what the objective said about a batch.
+        indices: which examples they were, (batch,).
+        items: the names of all examples, if they have any.
+    """
+    losses = {f"the {group}'s loss": values for group, values in output.losses.items()}
+    for name, values in {**output.values, **losses}.items():
+        bad = ~torch.isfinite(values)
+        if bool(bad.any()):
+            index = int(indices[bad.nonzero()[0, 0].cpu()])
+            item = items[index] if items else f"training example {index}"
+            return f"{name} became {'NaN' if bool(values[bad].isnan().any()) else 'infinite'} (first in {item})"
+    return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,15 @@ from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
 from sfumato.training.config import TrainingConfig
-from sfumato.training.engine import Differentiated, Engine, Way
-from sfumato.training.gradients import Gradients
-from sfumato.training.guard import Verdict
+from sfumato.training.engine import Differentiated, Engine, Way, reported
+from sfumato.training.gradients import Gradients, clip
+from sfumato.training.guard import Verdict, bad_value
 from sfumato.training.interruption import Interruption
 from sfumato.training.keeping import Good, Keeper, shared
 from sfumato.training.listener import Listener
 from sfumato.training.outcome import Outcome
 from sfumato.training.runtime import open_runtime
-from sfumato.training.state import new_state
+from sfumato.training.state import new_state, summed
 from sfumato.training.validation import validate
 
 WORTH_A_SEARCH = 200  # steps
@@ -98,8 +98,9 @@ class Trainer:
         self._gradients = Gradients(self.state.replicated, self.processes) if self.processes.several else None
         self._batch_mean = BatchMean(self.processes)
         self._coupled = self.processes.several and self._average_over(self._batch_mean)
+        self.at_once = 1  # how many runs share a step; see sfumato.training.several
         self.exact = True  # whether a resumed training is promised to go on bit for bit
-        self._begun = False
+        self.begun = False
         self._order = self._new_order()
         self._trouble = ""
         self._started = 0.0
@@ -125,7 +126,7 @@ class Trainer:
         assert latest is not None
         self.engine.way = Way.parse(way)
         self.state.restore_checkpoint(Checkpoint(latest.step, latest.tensors, latest.state), latest.best)
-        self._begun = True
+        self.begun = True
         self._order = self._new_order()
         self.keeper.take_up(latest, good)
         self._found = None
@@ -148,31 +149,51 @@ class Trainer:
         Raises:
             Diverged: steps kept going wrong after every recovery.
         """
+        self.at_once = 1
+        with Interruption(self.listener.say) as interruption:
+            try:
+                next(self.training(interruption))
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+        raise AssertionError("a training by itself asks nobody")
+
+    def training(self, interruption: Interruption) -> Generator[int, Verdict, Outcome]:
+        """Train; where runs are trained at once, yield the number of every step and be sent its verdict.
+
+        Args:
+            interruption: asks for an end.
+
+        Raises:
+            Diverged: steps kept going wrong after every recovery.
+        """
+        self._interruption = interruption
         self._started = time.monotonic() - self.state.seconds
         self.listener.on_start(self.state.step, self.config.steps, self.config.batch_size)
-        with Interruption(self.listener.say) as self._interruption:
-            try:
-                self._train()
-            except (Differs, Lost) as error:
-                if self._computing and not self.state.spread:  # nothing has changed since the last whole step
-                    self._save()
-                there = self.checkpoints.steps() if self.checkpoints else []
-                kept = f" The checkpoint of step {there[-1]:,} is good; go on with --resume." if there else ""
-                raise type(error)(f"{error}{kept}") from error
+        try:
+            yield from self._train()
+        except (Differs, Lost) as error:
+            if self._computing and not self.state.spread:  # nothing has changed since the last whole step
+                self._save()
+            there = self.checkpoints.steps() if self.checkpoints else []
+            kept = f" The checkpoint of step {there[-1]:,} is good; go on with --resume." if there else ""
+            raise type(error)(f"{error}{kept}") from error
         return self._outcome(self._stop())
 
-    def _train(self) -> None:
+    def _train(self) -> Generator[int, Verdict, None]:
         state, config = self.state, self.config
         saved = state.step
         self.processes.check("the run", json.dumps(self._made_by(), sort_keys=True))
         self._check_weights()
-        if not self._begun:
-            self.choose_engine()
+        if not self.begun:
+            if self.at_once == 1:
+                self.choose_engine()
             self._evaluate()
             self._keep_good()
             self._save()
         while state.step < config.steps and not state.stopped_early and self._stop() is None:
-            if self._step(state.step) == "rollback":
+            verdict = self._step(state.step) if self.at_once == 1 else (yield state.step)
+            if verdict == "rollback":
                 self._roll_back()
                 continue
             state.step += 1
@@ -281,9 +302,7 @@ class Trainer:
     def _step(self, step: int) -> Verdict:
         """Do one step, or leave everything as it was."""
         state, config = self.state, self.config
-        rate = config.learning_rate * config.schedule(step) * state.guard.learning_rate_factor
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        self.set_rate(step)
         indices = own = self._order(step)
         counts = True
         if self.processes.several:
@@ -293,36 +312,61 @@ class Trainer:
             loss, norm, output = self._differentiate(own, step, counts / len(indices))
             totals = None
             if self._gradients is not None:
-                numbers = (loss, _reported(output), counts, self._interruption.signal, state.collect())
+                numbers = (loss, reported(output), counts, self._interruption.signal, state.collect())
                 totals = self._gradients.add_up(*numbers)
                 loss, norm, self._signal = totals.loss, state.norm(totals.squares), totals.signal
             judged, length = float(loss), float(norm)
         self._computing = False
         verdict = state.guard.judge(judged, length)
         if verdict == "accept":
-            if 0 < config.clip_norm < length:
-                nn.utils.clip_grads_with_norm_(state.parameters, config.clip_norm, norm)
+            clip(state.parameters, config.clip_norm, norm, length)
             state.optimizer.step()
-            self.model.accept_step()  # type: ignore[operator]
-            state.average()
-            if totals:
-                state.add(totals.sums, len(indices))
-            else:
-                state.accumulate(_reported(output))
+            self.accept(totals.sums if totals else summed(reported(output)), len(indices))
         else:
-            found = self.processes.gather(self._bad_value(output, own))
-            self._trouble = next((text for text in found if text), f"the gradient's norm was {length:.3g}")
+            self.refuse(output, own, length)
         state.optimizer.zero_grad()
         return verdict
+
+    def set_rate(self, step: int) -> float:
+        """Give the optimizer the learning rate of ``step``, and return it."""
+        rate: float = self.config.learning_rate * self.config.schedule(step) * self.state.guard.learning_rate_factor
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def accept(self, sums: Mapping[str, Tensor], count: int) -> None:
+        """Take over what a step that was done leaves, with the sums of what is reported over its examples."""
+        self.model.accept_step()  # type: ignore[operator]
+        self.state.average()
+        self.state.add(sums, count)
+
+    def refuse(self, output: ObjectiveOutput, indices: Tensor, length: float) -> None:
+        """Remember what was wrong with a step that was not done."""
+        found = self.processes.gather(bad_value(output, indices, self.items))
+        self._trouble = next((text for text in found if text), f"the gradient's norm was {length:.3g}")
 
     def _differentiate(self, indices: Tensor, step: int, share: float) -> Differentiated:
         """Leave the gradients of the loss of examples ``indices``, each with a ``share``, in the parameters."""
         raw, y = self.train.batch(indices)
         device = self.runtime.device
-        seed = seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.processes.rank)
-        with fixed_noise(seed, device), self.state.links():
+        with fixed_noise(self.noise_of(step), device), self.state.links():
             y = None if y is None else y.to(device, non_blocking=True)
             return self.engine.differentiate(raw.to(device, non_blocking=True), y, step, share)
+
+    def noise_of(self, step: int) -> int:
+        """Return the seed of all that a step draws."""
+        return seed_for(NOISE, self.config.seed, self.state.guard.recoveries, step, self.processes.rank)
+
+    @property
+    def order(self) -> Order:
+        """Which examples make up the batch of a step."""
+        return self._order
+
+    def differentiate(self, step: int) -> Differentiated:
+        """Leave the gradients of the whole batch of ``step`` in the parameters."""
+        indices = self._order(step)
+        with self.engine.products():
+            return self._differentiate(indices, step, 1 / len(indices))
 
     def _average_over(self, mean: Callable[[Tensor], Tensor]) -> bool:
         """Let ``mean`` be what parts of the model average a batch with; return whether one of them does."""
@@ -382,7 +426,7 @@ class Trainer:
         surroundings = f"{self.runtime.device.type}, {'bf16' if self.runtime.bf16 else 'float32'}"
         if self.processes.several:
             surroundings += f", {self.processes.count} processes" + ", spread weights" * self.state.spread
-        said = {"surroundings": surroundings, "engine": str(self.engine.way)}
+        said = {"surroundings": surroundings, "engine": str(self.engine.way), "at_once": str(self.at_once)}
         return {name: fingerprint(part) for name, part in parts.items()} | said
 
     def _compare(self, latest: Checkpoint) -> None:
@@ -396,7 +440,13 @@ class Trainer:
                 )
         self.engine.way = Way.parse(before["engine"])
         self.exact = before["surroundings"] == now["surroundings"]
-        if not self.exact:
+        runs = int(before.get("at_once", "1"))
+        if runs == 1:
+            self.at_once = 1  # it goes on by itself, as it began
+        elif runs != self.at_once:
+            self.listener.say(f"bit-exact not promised: {runs} runs shared every step, and now do {self.at_once}")
+            self.exact = False
+        if before["surroundings"] != now["surroundings"]:
             self.listener.say(
                 f"bit-exact not promised: the steps were computed on {before['surroundings']} and now are on "
                 f"{now['surroundings']}"
@@ -419,17 +469,6 @@ class Trainer:
             f"step {at:,}: {self._trouble}; back to step {state.step:,} with the learning rate times "
             f"{guard.learning_rate_factor:g}, recovery {guard.recoveries} of at most 5."
         )
-
-    def _bad_value(self, output: ObjectiveOutput, indices: Tensor) -> str:
-        """Return which number went wrong first, and for which example; "" where all of this process's are finite."""
-        losses = {f"the {group}'s loss": values for group, values in output.losses.items()}
-        for name, values in {**output.values, **losses}.items():
-            bad = ~torch.isfinite(values)
-            if bool(bad.any()):
-                index = int(indices[bad.nonzero()[0, 0].cpu()])
-                item = self.items[index] if self.items else f"training example {index}"
-                return f"{name} became {'NaN' if bool(values[bad].isnan().any()) else 'infinite'} (first in {item})"
-        return ""
 
     def _obituary(self) -> str:
         step = self.keeper.last_good()
@@ -457,8 +496,3 @@ class Trainer:
             signal=signal,
             save_failed=self.keeper.save_failed,
         )
-
-
-def _reported(output: ObjectiveOutput) -> dict[str, Tensor]:
-    """Return name -> (batch,) of what the metrics say, the loss first."""
-    return {"loss": torch.stack(list(output.losses.values())).sum(0), **output.values}

@@ -86,11 +86,6 @@ class TrainingState:
             buffer.copy_(current)
         self.averages += 1
 
-    def accumulate(self, values: Mapping[str, Tensor]) -> None:
-        """Add values (batch,) to the sums; nothing is read back from the device."""
-        sums = {name: value.detach().sum(dtype=torch.float64) for name, value in values.items()}
-        self.add(sums, len(next(iter(values.values()))))
-
     def add(self, sums: Mapping[str, Tensor], count: int) -> None:
         """Add the sums of values over ``count`` examples."""
         for name, total in sums.items():
@@ -218,6 +213,11 @@ def best_weights(checkpoints: Checkpoints, latest: Checkpoint) -> dict[str, Tens
     if BEST in latest.tensors:
         return latest.tensors[BEST]
     return (latest if step == latest.step else checkpoints.load(step)).tensors["ema"]
+
+
+def summed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sums over the last dimension, the examples."""
+    return {name: value.detach().sum(-1, dtype=torch.float64) for name, value in values.items()}
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
