@@ -23,6 +23,7 @@ from sfumato.verbs.card import model_card, text
 from sfumato.verbs.opening import open_model
 
 NAME = "ada/photos"
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own uploads
 
 
 @pytest.fixture

@@ -66,7 +66,8 @@ def push(name: str, files: Mapping[str, bytes], *, private: bool, message: str) 
     name, _ = parse_address(name)
     with explained_hub(name, writing=True):
         api = hub.HfApi(endpoint=endpoint())
-        api.create_repo(name, private=private, exist_ok=True)
+        if not api.repo_exists(name):
+            api.create_repo(name, private=private, exist_ok=True)
         operations = [hub.CommitOperationAdd(path, content) for path, content in files.items()]
         return str(api.create_commit(name, operations, commit_message=message).commit_url)
 
