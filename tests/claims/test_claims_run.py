@@ -1,8 +1,11 @@
-"""A claim measured for real, small: it repeats bit for bit, goes on where it stopped, and is refused with reasons."""
+"""A claim measured for real, small: it repeats but for rounding, goes on where it stopped, is refused with reasons."""
 
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +15,12 @@ import pytest
 from sfumato.claims import CLAIMS, Setting, run_claims
 from sfumato.claims.bench import Bench, Material
 from sfumato.claims.claim import find_claims
+from sfumato.claims.meeting import Meeting, Seat
 from sfumato.claims.runner import measured_path
 from sfumato.cli.main import run
 from sfumato.core.errors import UserError
+from sfumato.training import Trainer, several
+from sfumato.training.state import TrainingState
 
 TINY = Setting(
     seeds=2,
@@ -50,6 +56,21 @@ def done(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def same_but_for_rounding(found: object, expected: object) -> None:
+    """Compare numbers of trainings that shared their steps with others, or did not."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            same_but_for_rounding(found[name], expected[name])
+    elif isinstance(expected, list):
+        assert isinstance(found, list)
+        for one, other in zip(found, expected, strict=True):
+            same_but_for_rounding(one, other)
+    else:
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -82,13 +103,65 @@ def test_it_goes_on_where_it_stopped_with_the_same_numbers(setting: Setting, don
     def numbers(files: dict[str, bytes]) -> list[object]:
         return json.loads(files["claims.json"])["claims"]["6"]["seeds"]
 
-    assert numbers(contents(done)) == numbers(before)
+    after = numbers(contents(done))
+    assert after[0] == numbers(before)[0]
+    same_but_for_rounding(after, numbers(before))
 
 
 def test_processes_give_the_numbers_of_one(setting: Setting, done: Path, tmp_path: Path) -> None:
     summary = run_claims(setting, tmp_path / "claims", only=[6], workers=2)
     alone = json.loads((done / "claims.json").read_text())["claims"]["6"]["seeds"]
-    assert summary["claims"]["6"]["seeds"] == alone
+    same_but_for_rounding(summary["claims"]["6"]["seeds"], alone)
+
+
+@pytest.mark.parametrize("better", [0.0, 1e9])
+def test_seeds_that_are_trained_at_once_have_the_numbers_of_seeds_by_themselves(
+    setting: Setting, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, better: float
+) -> None:
+    monkeypatch.setattr(several, "BETTER", better)
+    monkeypatch.setattr(several, "WORTH", 0)
+    begun: list[int] = []
+    at_once = several._at_once
+
+    def counted(group: Sequence[Trainer], shared: several.SharedStep) -> list[several.Ended]:
+        begun.append(len(group))
+        return at_once(group, shared)
+
+    monkeypatch.setattr(several, "_at_once", counted)
+    summary = run_claims(setting, tmp_path / "claims", only=[6, 1], workers=1)
+    alone = json.loads((done / "claims.json").read_text())["claims"]["6"]["seeds"]
+    same_but_for_rounding(summary["claims"]["6"]["seeds"], alone)
+    assert begun == ([] if better else [2, 2, 2, 2])
+    assert summary["claims"]["6"]["seconds"] > 0
+
+
+def test_what_goes_wrong_in_one_seed_ends_all_and_is_told() -> None:
+    def wrong(seat: Seat) -> None:
+        raise LookupError("seed 1")
+
+    meeting = Meeting([lambda seat: None, wrong, lambda seat: None])
+    with pytest.raises(LookupError, match="seed 1"):
+        meeting.run()
+    assert not any(seat.thread.is_alive() for seat in meeting.seats)
+
+
+def test_an_interruption_leaves_what_was_measured(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    average, seen, threads = TrainingState.average, [], threading.active_count()
+
+    def interrupted(self: TrainingState) -> None:
+        average(self)
+        seen.append(self)
+        if len(seen) == 60:  # the third training of two seeds, of twelve steps each
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingState, "average", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_claims(setting, tmp_path / "claims", only=[6, 1], workers=1)
+    left = sorted(path.name for path in (tmp_path / "claims/measured").iterdir())
+    assert left == ["06-two-encoders-0.json", "06-two-encoders-1.json"]
+    assert threading.active_count() == threads
 
 
 def test_seeds_differ(done: Path) -> None:

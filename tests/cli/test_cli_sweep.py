@@ -18,7 +18,10 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.evaluation import Estimate
-from sfumato.verbs import sweep as sweeping
+from sfumato.io.run import RunFolder
+from sfumato.training import Outcome, Trainer, several
+from sfumato.training.state import TrainingState
+from sfumato.verbs import several as several_verb
 from sfumato.verbs.sweep import Point, grid, suggest, sweep
 
 SHORT = ["--steps", "12", "--samples", "5", "--no-conditional"]
@@ -110,6 +113,66 @@ def test_an_interrupted_sweep_goes_on_and_a_finished_one_can_grow(place: Path, c
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def at_once(run: str) -> str:
+    latest = RunFolder(run).open_checkpoints().latest()
+    assert latest is not None
+    count: str = latest.state["made_by"]["at_once"]
+    return count
+
+
+def test_betas_are_trained_at_once_and_each_is_the_run_that_train_makes(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several, "BETTER", 0.0)
+    monkeypatch.setattr(several, "WORTH", 0)
+    words = ["--latent-dim", "2", *SHORT]
+    result = command("sweep", "tiny.npz", "--beta", "0.5,1,2", *words, "--out", "runs/s")
+    assert result.code == 0, result.err
+    assert "3 runs at once" in result.err
+    assert result.err.count("step 12/12") == 1, "they share one line"
+    for beta in ("0.5", "1", "2"):
+        run, alone = f"runs/s/beta-{beta}_latent-2", f"runs/alone-{beta}"
+        assert at_once(run) == "3"
+        single = [word for word in words if word not in ("--samples", "5")]
+        assert command("train", "tiny.npz", "--beta", beta, *single, "--out", alone).code == 0
+        found, expected = (json.loads(Path(each, "evaluation.json").read_bytes())["values"] for each in (run, alone))
+        for name in ("elbo", "kl", "reconstruction"):
+            assert found[name]["value"] == pytest.approx(expected[name]["value"], rel=1e-4)
+        decided = [json.loads(Path(each, "run.json").read_bytes()) for each in (run, alone)]
+        assert len({json.dumps(each["training"]) + json.dumps(each["model"]) for each in decided}) == 1
+
+
+def test_runs_that_were_interrupted_together_go_on_together(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several, "BETTER", 0.0)
+    monkeypatch.setattr(several, "WORTH", 0)
+    words = ["sweep", "tiny.npz", "--beta", "0.5,1", "--latent-dim", "2", *SHORT, "--out", "runs/s"]
+    words[words.index("12")] = "40"
+    average, seen = TrainingState.average, []
+
+    def interrupted(self: TrainingState) -> None:
+        average(self)
+        seen.append(self)
+        if len(seen) == 22:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "average", interrupted)
+        stopped = command(*words)
+    assert stopped.code == 130, stopped.err
+    assert "2 runs to go" in stopped.err
+    result = command(*words)
+    assert result.code == 0, result.err
+    assert result.err.count("bit for bit the same run") == 2
+    whole = command(*words[:-1], "runs/whole")
+    assert whole.code == 0, whole.err
+    for run in ("beta-0.5_latent-2", "beta-1_latent-2"):
+        assert at_once(f"runs/s/{run}") == "2"
+        weights = [Path("runs", each, run, "model", "model.safetensors").read_bytes() for each in ("s", "whole")]
+        assert weights[0] == weights[1]
+
+
 def test_a_time_becomes_the_steps_of_the_first_run(place: Path) -> None:
     found = sweep("tiny.npz", beta=(1, 2), latent_dim=2, time=0.05, samples=5, conditional=False)
     assert len({entry.steps for entry in found.points}) == 1
@@ -121,14 +184,11 @@ def test_one_run_that_diverges_does_not_stop_the_others(
 ) -> None:
     from sfumato.core.errors import Diverged
 
-    train = sweeping.python.train
+    def breaking(trainers: list[Trainer]) -> list[Outcome | Diverged]:
+        wrong = Diverged("the KL term became infinite")
+        return [wrong if trainer.objective.beta == 2 else trainer.fit() for trainer in trainers]  # type: ignore[union-attr]
 
-    def breaking(*arguments, **words):  # type: ignore[no-untyped-def]
-        if words["beta"] == 2:
-            raise Diverged("the KL term became infinite")
-        return train(*arguments, **words)
-
-    monkeypatch.setattr(sweeping.python, "train", breaking)
+    monkeypatch.setattr(several_verb, "fit_several", breaking)
     result = command("sweep", "tiny.npz", "--beta", "1,2", "--latent-dim", "2", *SHORT, "--quiet")
     assert result.code == 3
     assert "beta-2_latent-2 has no numbers: the KL term became infinite" in result.out

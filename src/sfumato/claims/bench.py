@@ -30,6 +30,8 @@ from sfumato.priors import StandardNormal
 from sfumato.training.config import TrainingConfig
 from sfumato.training.listener import Listener
 from sfumato.training.loop import Trainer
+from sfumato.training.outcome import Outcome
+from sfumato.training.several import Ended, fit_alone
 
 WEIGHTS = 0x636C61696D  # "claim": keeps the first weights apart from other random numbers of the same seed
 VALIDATION = 250
@@ -120,10 +122,12 @@ class Bench:
     Args:
         material: data and judge.
         seed: of weights, batches and noise.
+        fit: trains; the benches of several seeds may have their trainings done at once.
     """
 
     material: Material
     seed: int
+    fit: Callable[[Trainer], Ended | None] = fit_alone
     _done: dict[str, Trained] = field(default_factory=dict)
 
     @property
@@ -251,18 +255,13 @@ class Bench:
         trainer = Trainer(
             model, objective, train, few, preprocessing or self.material.preprocessing, config, listener=notes
         )
-        try:
-            outcome = trainer.fit()
-        except Diverged:
-            diverged = True
-        else:
-            diverged = False
-            if outcome.signal is not None:
-                raise KeyboardInterrupt
+        ended = self.fit(trainer)
+        if ended is None or (isinstance(ended, Outcome) and ended.signal is not None):
+            raise KeyboardInterrupt
         model.load_state_dict(trainer.state.averaged.state_dict())
         guard = trainer.state.guard
         settle_variance(model.eval(), self.training_input(preprocessing))
-        return Trained(model, notes.curve, notes.watched, guard.skipped, guard.recoveries, diverged)
+        return Trained(model, notes.curve, notes.watched, guard.skipped, guard.recoveries, isinstance(ended, Diverged))
 
 
 @torch.no_grad()

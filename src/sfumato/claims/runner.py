@@ -1,11 +1,12 @@
-"""Runs the claims: every seed in a process of its own, one torch thread each, and goes on where it stopped.
+"""Runs the claims: seeds in as many processes as there are cores, one torch thread each; goes on where it stopped.
 
     FOLDER/setting.json                     what every number follows from
     FOLDER/measured/05-noise-adapts-2.json  claim 5, seed 2: written when it is measured
     FOLDER/claims.json                      results of all claims that are finished, with every seed's numbers
     FOLDER/article.md, article.zh.md, images/claims/*.png
 
-A seed does its claims one after the other and trains what several of them need only once. What was measured is never
+A seed does its claims one after the other and trains what several of them need only once. The seeds of a process train
+at once where that is faster. What was measured is never
 measured again; conclusions, figures and pages are made anew each time, which costs nothing.
 """
 
@@ -15,8 +16,9 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 from sfumato.claims.bench import Bench, Material
 from sfumato.claims.catalogue import CLAIMS
 from sfumato.claims.claim import Claim, Seeds, Setting, checked_measurement, find_claims, plain
+from sfumato.claims.meeting import Meeting, Seat
 from sfumato.claims.pages import write_pages
 from sfumato.core import strict_json
 from sfumato.core.errors import UserError
@@ -109,25 +112,39 @@ def measured_path(folder: Path, claim: Claim, seed: int) -> Path:
     return folder / "measured" / f"{claim.file}-{seed}.json"
 
 
-def measure_seed(
-    setting: Setting, folder: Path, seed: int, numbers: Sequence[int], after: Callable[[], None] | None = None
+def measure_seeds(
+    setting: Setting, folder: Path, jobs: Mapping[int, Sequence[int]], after: Callable[[], None] | None = None
 ) -> None:
-    """Measure claims with one seed, on one thread, and write each when it is there; then call ``after``."""
+    """Measure claims with several seeds, on one thread, and write each when it is there; then call ``after``.
+
+    Args:
+        setting: how much is spent.
+        folder: where the measurements go.
+        jobs: seed -> the numbers of the claims.
+        after: called after each.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        bench = Bench(_material(setting), seed)
-        for number in numbers:
-            claim = CLAIMS[number]
-            begin = time.process_time()
-            measured = plain(checked_measurement(claim, claim.measure(bench)))
-            seconds = round(time.process_time() - begin, 2)
-            row = {"claim": number, "seed": seed, "seconds": seconds, "measured": measured}
-            store.write_file(measured_path(folder, claim, seed), _json(row))
-            if after is not None:
-                after()
+        material = _material(setting)
+        Meeting([partial(_measure_seed, material, folder, seed, jobs[seed], after) for seed in jobs]).run()
     finally:
         torch.set_num_threads(threads)
+
+
+def _measure_seed(
+    material: Material, folder: Path, seed: int, numbers: Sequence[int], after: Callable[[], None] | None, seat: Seat
+) -> None:
+    bench = Bench(material, seed, seat.fit)
+    for number in numbers:
+        claim = CLAIMS[number]
+        begin = time.thread_time() + seat.seconds
+        measured = plain(checked_measurement(claim, claim.measure(bench)))
+        seconds = round(time.thread_time() + seat.seconds - begin, 2)
+        row = {"claim": number, "seed": seed, "seconds": seconds, "measured": measured}
+        store.write_file(measured_path(folder, claim, seed), _json(row))
+        if after is not None:
+            after()
 
 
 def cores() -> int:
@@ -155,13 +172,13 @@ def _measure(setting: Setting, folder: Path, jobs: dict[int, list[int]], workers
 
     Material(setting).dataset  # noqa: B018 - a mistake in the data is told before any process is started
     if workers == 1:
-        for seed, numbers in jobs.items():
-            measure_seed(setting, folder, seed, numbers, look)
+        measure_seeds(setting, folder, jobs, look)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
         running: set[Future[None]] = {
-            pool.submit(measure_seed, setting, folder, seed, numbers) for seed, numbers in jobs.items()
+            pool.submit(measure_seeds, setting, folder, dict(list(jobs.items())[first::workers]))
+            for first in range(min(workers, len(jobs)))
         }
         try:
             while running:

@@ -99,20 +99,16 @@ def sweep(
     }
     given = {name: value for name, value in wishes.items() if value is not None}
     from sfumato.cli.printing import console, say, show_json
-    from sfumato.cli.progress import Progress, progress
+    from sfumato.cli.progress import progress
+    from sfumato.cli.turns import Turn, Turns
 
-    shown: list[Progress] = []
+    turns = Turns(lambda: progress(console(stderr=True), "examples", quiet))
 
-    def begin(setting: Any, number: int, of: int) -> Progress:
-        close()
+    def begin(setting: Any, number: int, of: int) -> Turn:
+        turns.pause()
         if not quiet:
             say(f"run {number} of {of}: {_words(setting)}")
-        shown.append(progress(console(stderr=True), "examples", quiet))
-        return shown[-1]
-
-    def close() -> None:
-        if shown:
-            shown.pop().close()
+        return Turn(turns)
 
     if not quiet:
         from sfumato import __version__
@@ -123,12 +119,12 @@ def sweep(
     try:
         found = verb(data, beta=beta, latent_dim=latent_dim, out=out, on_setting=begin, **given)
     except KeyboardInterrupt:
-        close()
+        turns.close()
         if not quiet:
             say("interrupted; the same command goes on with what is missing")
         return 130
     finally:
-        close()
+        turns.close()
     if json:
         show_json(found.to_dict())
     if found.signal is None and not json:

@@ -241,7 +241,7 @@ class Engine:
         try:
             found = trial()
         except Exception as error:  # no compiler, or something that it cannot read
-            return _first_line(error)
+            return first_line(error)
         if torch.allclose(found, expected, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):
             return ""
         return "it gives other numbers than the plain step"
@@ -324,5 +324,6 @@ def _onednn_is_float32() -> bool:
     return not any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported",))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, or its name."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

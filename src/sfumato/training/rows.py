@@ -39,9 +39,8 @@ class Rows:
         with torch.no_grad():
             for number in range(count):
                 self._adopt(number)
-        self.values = [
-            part.view(count, *shape) for part, shape in zip(self.weights.split(self.sizes, 1), self.shapes, strict=True)
-        ]
+        parts = torch.split(self.weights, self.sizes, 1)
+        self.values = [part.view(count, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     @torch.no_grad()
     def keep_up(self) -> None:
@@ -107,4 +106,4 @@ class Rows:
 
     def _views(self, row: Tensor) -> list[Tensor]:
         """Return views of a row, (parameters,), in the shapes of the parameters."""
-        return [part.view(shape) for part, shape in zip(row.split(self.sizes), self.shapes, strict=True)]
+        return [part.view(shape) for part, shape in zip(torch.split(row, self.sizes), self.shapes, strict=True)]

@@ -34,7 +34,7 @@ from sfumato.core.numerics import fixed_noise
 from sfumato.core.spec import fingerprint, to_spec
 from sfumato.data import Prefetched
 from sfumato.training.draws import Draw, Giving, draws_of
-from sfumato.training.engine import AGREEMENT, BETTER, Engine, Way, loss_of_batch, reported
+from sfumato.training.engine import AGREEMENT, BETTER, Engine, Way, first_line, loss_of_batch, reported
 from sfumato.training.gradients import clip
 from sfumato.training.guard import Verdict
 from sfumato.training.interruption import Interruption
@@ -134,13 +134,13 @@ def _shared(group: Sequence[Trainer]) -> SharedStep | None:
     try:
         gain = shared.gain(group)
     except Exception as error:  # whatever torch cannot vectorise or trace
-        first = str(error).strip().splitlines()
-        group[0].listener.say(f"{len(group)} runs one after another: {first[0] if first else type(error).__name__}")
+        reason = first_line(error)
+        first.listener.say(f"{len(group)} runs one after another: {reason}")
         return None
     if gain < BETTER and not begun:
         return None
-    group[0].engine.way = Way()
-    group[0].listener.say(f"{len(group)} runs at once, {gain:.2f} times as fast as one after another here (measured)")
+    first.engine.way = Way()
+    first.listener.say(f"{len(group)} runs at once, {gain:.2f} times as fast as one after another here (measured)")
     return shared
 
 
@@ -217,7 +217,7 @@ def advance(
     for row, verdict in verdicts.items():
         if verdict == "accept":
             for name, value in found[row].remembered.items():
-                trainers[row].model.get_submodule(name).remembered = value  # type: ignore[assignment]
+                trainers[row].model.get_submodule(name).remembered = value
             trainers[row].accept(found[row].sums, sizes[row])
     return verdicts
 
@@ -302,8 +302,8 @@ class SharedStep:
             ]
         finally:
             rows.release()
-        alone, together = (statistics.median(column) for column in zip(*times, strict=True))
-        return len(trainers) * alone / together
+        medians: list[float] = [statistics.median(column) for column in zip(*times, strict=True)]
+        return len(trainers) * medians[0] / medians[1]
 
     def _batch(self, trainer: Trainer, step: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the batch of a run, preprocessed, its classes, and the noise of its forward pass."""

@@ -26,13 +26,14 @@ from sfumato.io.run import RunFolder, finite
 from sfumato.io.store import DamagedError, explained, shown
 from sfumato.models import PackagedModel
 from sfumato.report.rate_distortion import sweep_picture
-from sfumato.training import Listener
+from sfumato.training import Listener, Trainer
 from sfumato.verbs import inspect as _inspect
 from sfumato.verbs import python
 from sfumato.verbs.config import read_config, seed_of
 from sfumato.verbs.opening import open_run
+from sfumato.verbs.several import End, most_at_once, train_several
 from sfumato.verbs.state import free_name, read_state
-from sfumato.verbs.train import EVALUATION_SAMPLES, TrainedRun, resume, versions
+from sfumato.verbs.train import EVALUATION_SAMPLES, Talk, TrainedRun, resuming, versions
 
 FORMAT_VERSION = 1
 SPLIT = "validation"
@@ -237,20 +238,32 @@ def sweep(
                 stack.enter_context(RunFolder(path).lock())
                 book.write(settings)
 
-        for number, setting in enumerate(settings, start=1):
-            if setting.name in book.points or setting.name in book.failed:
-                continue
-            hear = (lambda a=setting, b=number: on_setting(a, b, len(settings))) if on_setting else Listener
-            try:
-                packaged, signal = _trained(setting, path, source, book.steps(tree, lengths), options, hear, begun)
-            except Diverged as error:
-                book.failed[setting.name] = str(error)
+        def hear(setting: Setting) -> Listener:
+            return on_setting(setting, settings.index(setting) + 1, len(settings)) if on_setting else Listener()
+
+        missing = book.missing(settings)
+        for setting in list(missing):
+            folder = RunFolder(path / setting.name)
+            if folder.run.is_file() and read_state(folder).finished:
+                missing.remove(setting)
+                book.add(setting, open_run(folder.path).model)
                 book.write(settings)
-                continue
-            if packaged is None:
-                return book.result(settings, signal)
-            book.add(setting, packaged)
-            book.write(settings)
+        while missing:
+            group = _Group(path, source, missing)
+            with ExitStack() as held:
+                while group.wants_more():
+                    held.callback(group.begin(book.steps(tree, lengths), options, hear, begun).close)
+                ended = group.train()
+            for setting, end in ended.items():
+                missing.remove(setting)
+                if isinstance(end, TrainedRun):
+                    book.add(setting, end.model)
+                elif isinstance(end, Diverged):
+                    book.failed[setting.name] = str(end)
+                book.write(settings)
+            signals = [end for end in ended.values() if isinstance(end, int)]
+            if signals:
+                return book.result(settings, signals[0])
     return book.result(settings)
 
 
@@ -391,10 +404,12 @@ class _Book:
     def result(self, settings: Sequence[Setting], signal: int | None = None) -> Sweep:
         """Return what is known: all that was ever measured in this folder, and what is missing of ``settings``."""
         points = tuple(sorted(self.points.values(), key=lambda point: (point.latent_dim, point.beta)))
-        missing = tuple(
-            setting.name for setting in settings if setting.name not in self.points and setting.name not in self.failed
-        )
+        missing = tuple(setting.name for setting in self.missing(settings))
         return Sweep(self.path, points, dict(self.failed), missing, suggest(points), self.samples, signal)
+
+    def missing(self, settings: Sequence[Setting]) -> list[Setting]:
+        """Return those that have no point yet, and did not fail."""
+        return [setting for setting in settings if setting.name not in self.points.keys() | self.failed.keys()]
 
     def write(self, settings: Sequence[Setting]) -> None:
         """Write ``sweep.json`` and, as soon as there is something to see, ``sweep.png``."""
@@ -412,30 +427,49 @@ class _Book:
         return (RunFolder(self.path / name) for name in names)
 
 
-def _trained(
-    setting: Setting,
-    path: Path,
-    dataset: Dataset,
-    steps: dict[str, Any],
-    options: Mapping[str, Any],
-    hear: Callable[[], Listener],
-    begun: Callable[..., None],
-) -> tuple[PackagedModel | None, int | None]:
-    """Return the model of a setting, trained as far as it is missing; None and the signal after an interruption."""
-    folder = RunFolder(path / setting.name)
-    trained: TrainedRun
-    if folder.run.is_file():
-        if read_state(folder).finished:
-            return open_run(folder.path).model, None
-        trained = resume(folder.path, source=dataset, listener=hear())
-    else:
-        words = {name: value for name, value in options.items() if not (steps and name in LENGTHS)}
-        trained = python.train(
-            dataset, out=folder.path, on_decided=begun, listener=hear(), **{**words, **steps, **setting.words}
-        )
-    if not trained.outcome.finished:
-        return None, trained.outcome.signal or 2
-    return trained.model, None
+class _Group:
+    """Runs of one size of z, which are trained at once where that is faster.
+
+    Args:
+        path: the folder of the sweep.
+        dataset: what they learn.
+        missing: what is to be trained, the next first.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, missing: Sequence[Setting]) -> None:
+        self.path, self.dataset = path, dataset
+        self.settings = [setting for setting in missing if setting.latent_dim == missing[0].latent_dim]
+        self.resumed = [setting for setting in self.settings if RunFolder(path / setting.name).run.is_file()]
+        self.settings = self.resumed or self.settings  # those that share their steps began together
+        self.begun: list[tuple[Talk, Trainer]] = []
+
+    def wants_more(self) -> bool:
+        """Whether there is room for one more run."""
+        room = most_at_once(self.begun[0][1]) if self.begun else 1
+        return len(self.begun) < min(room, len(self.settings))
+
+    def begin(
+        self,
+        steps: Mapping[str, Any],
+        options: Mapping[str, Any],
+        hear: Callable[[Setting], Listener],
+        begun: Callable[..., None],
+    ) -> Talk:
+        """Begin the next run, or take up where it was interrupted."""
+        setting = self.settings[len(self.begun)]
+        folder, listener = self.path / setting.name, hear(setting)
+        if self.resumed:
+            talk = resuming(folder, source=self.dataset, listener=listener, at_once=len(self.settings))
+        else:
+            words = {name: value for name, value in options.items() if not (steps and name in LENGTHS)}
+            words |= {**steps, **setting.words}
+            talk = python.training(self.dataset, out=folder, on_decided=begun, listener=listener, **words)
+        self.begun.append((talk, next(talk)))
+        return talk
+
+    def train(self) -> dict[Setting, End]:
+        """Train what has begun; return how each run ended."""
+        return dict(zip(self.settings, train_several(self.begun), strict=False))
 
 
 def _listed(values: Sequence[Any] | Any) -> list[Any]:
