@@ -24,8 +24,8 @@ from sfumato.recipes import Options, Run, fresh_model, plan
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
 from sfumato.verbs.listeners import Both, Reporter
-from sfumato.verbs.start import Start, same_start
 from sfumato.verbs.shown import Shown
+from sfumato.verbs.start import Start, same_start
 from sfumato.verbs.state import goes_on
 from sfumato.verbs.verdict import verdict
 
