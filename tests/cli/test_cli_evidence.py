@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cli_helpers import Command
 
-from sfumato.evaluation import evaluation, features
+from sfumato.evaluation import classifier, features
 from sfumato.evaluation.classifier import Judge, train_judge
 from sfumato.io.tensors import digest
 
@@ -85,7 +85,7 @@ def test_the_judge_is_trained_once(place: Path, command: Command, monkeypatch: p
         judges.append(train_judge(*args, **kwargs))
         return judges[-1]
 
-    for room in (evaluation, features):
+    for room in (classifier, features):
         monkeypatch.setattr(room, "train_judge", counted)
     result = json.loads(command("evaluate", "runs/tiny", *QUICK, "--json", "--quiet").out)
     (judge,) = judges

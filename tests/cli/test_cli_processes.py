@@ -77,14 +77,17 @@ def test_each_process_encodes_a_part(finished, tmp_path, command, monkeypatch):
 def test_each_process_measures_a_part(finished, tmp_path, command, monkeypatch):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs/tiny/evaluation.json"
+    before = file.read_bytes()
     alone = command("evaluate", "runs/tiny", "--seed", "3", "--json")
-    written = json.loads((tmp_path / "runs/tiny/evaluation.json").read_text())
-    os.remove("runs/tiny/evaluation.json")
+    written = json.loads(file.read_text())
+    file.write_bytes(before)
     process = torchrun(tmp_path, "evaluate", "runs/tiny", "--seed", "3", "--quiet")
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert said.count("examples of the test split") == 1, "one of them speaks"
-    shared = json.loads((tmp_path / "runs/tiny/evaluation.json").read_text())
+    assert file.read_bytes() != before
+    shared = json.loads(file.read_text())
     assert json.loads(alone.out)["values"] == written["values"]
     assert shared.keys() == written.keys()
     for name, value in written["values"].items():

@@ -27,7 +27,8 @@ def document(served: Served, secured: bool, version: str) -> dict[str, Any]:
     )
     z = rows(number(-LARGEST, LARGEST), (served.latent_dim,), most)
     made = rows({"type": ["number", "null"]}, served.shape, most)
-    y = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": classes - 1}, {"enum": list(served.names)}]}
+    number_of_class = {"type": "integer", "minimum": 0, "maximum": classes - 1}
+    y = {"anyOf": [number_of_class, {"enum": list(served.names)}, {"type": "null"}]}  # null: not known
     latent = rows({"type": ["number", "null"]}, (served.latent_dim,), most)
     each = {"type": "array", "items": {"type": ["number", "null"]}}
     sample: dict[str, Any] = {

@@ -205,6 +205,7 @@ class KLEncoder(Network):
     Returns (call):
         (..., *out_shape).
 
+    >>> import torch
     >>> encoder = KLEncoder((3, 16, 8), (2, 4 * 8 * 4), widths=(8, 16), groups=8)
     >>> encoder(torch.zeros(5, 3, 16, 8)).shape, encoder.grid
     (torch.Size([5, 2, 128]), (4, 8, 4))
@@ -274,6 +275,7 @@ class KLDecoder(Network):
     Returns (call):
         (..., *out_shape).
 
+    >>> import torch
     >>> decoder = KLDecoder((4 * 8 * 4,), (1, 3, 16, 8), widths=(8, 16), groups=8)
     >>> decoder(torch.zeros(5, 128)).shape, decoder.grid
     (torch.Size([5, 1, 3, 16, 8]), (4, 8, 4))
