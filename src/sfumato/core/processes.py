@@ -197,6 +197,9 @@ class Processes:
             self.sum(torch.zeros(1, device=self.device))
 
 
+ALONE = Processes()
+
+
 class BatchMean:
     """The mean over a batch that is spread over processes; an average of a part is not one of the whole.
 

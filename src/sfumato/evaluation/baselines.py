@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Likelihood
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Examples
 from sfumato.evaluation.estimate import Estimate, mean_estimate
-from sfumato.evaluation.passes import ALONE, batch_lengths, batches, merged
+from sfumato.evaluation.passes import batch_lengths, batches, merged
 from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic
 
 LogDensity = Callable[[Tensor], Tensor]

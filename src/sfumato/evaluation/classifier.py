@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Dataset, Examples
 from sfumato.evaluation.classes import Accuracy, accuracy
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import ALONE, EXAMPLES, Tell, batch_lengths, batches, merged
+from sfumato.evaluation.passes import EXAMPLES, Tell, batch_lengths, batches, merged
 from sfumato.io.tensors import pack, unpack
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import Model

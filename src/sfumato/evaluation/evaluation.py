@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.baselines import score_baselines
 from sfumato.evaluation.bounds import class_bounds, elbo_terms, importance_bound, log_class_weights, pays_to_compile
@@ -28,7 +28,7 @@ from sfumato.evaluation.classifier import Judge, generation_accuracy, judge_accu
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import ALONE, Batch, Tell, batch_lengths, batches, merged
+from sfumato.evaluation.passes import Batch, Tell, batch_lengths, batches, merged
 from sfumato.evaluation.units import bits_per_dim, raw_log_density
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import Model

@@ -28,14 +28,14 @@ from torch import Tensor
 
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import logmeanexp, seed_for
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.core.spec import Count, Size, checked
 from sfumato.data import Dataset, Preprocessing
 from sfumato.evaluation.annealed import Annealing, annealed_chains, sandwich
 from sfumato.evaluation.bounds import add_log, every_class, log_class_weights, weighted_draws
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import ALONE, EXAMPLES, Tell, batch_lengths, batches, merged
+from sfumato.evaluation.passes import EXAMPLES, Tell, batch_lengths, batches, merged
 from sfumato.models import Model
 
 CURVE = (1, 10, 100, 1_000, 5_000)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from sfumato.core.gaussians import as_normal, kl_parts
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Examples
 from sfumato.evaluation.measuring import measuring
-from sfumato.evaluation.passes import ALONE, Tell, batch_lengths, batches, merged
+from sfumato.evaluation.passes import Tell, batch_lengths, batches, merged
 from sfumato.models import Model
 
 ACTIVE = 0.01

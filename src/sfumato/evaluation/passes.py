@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Examples, Prefetched
 
 EXAMPLES = 250
 BATCH_NUMBERS = 4_000_000
 STREAM = 0x70617373  # "pass": keeps these random numbers apart from others with the same seed
-
-ALONE = Processes()
 
 Tell = Callable[[str, int, int], None]
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Dataset, DSprites, Preprocessing
 from sfumato.evaluation.aggregate import find_aggregate
 from sfumato.evaluation.annealed import Annealing
@@ -30,7 +30,7 @@ from sfumato.evaluation.factor_scores import disentanglement
 from sfumato.evaluation.features import Extractor, judge_features
 from sfumato.evaluation.fidelity import fidelity
 from sfumato.evaluation.gap import find_gap
-from sfumato.evaluation.passes import ALONE, Tell
+from sfumato.evaluation.passes import Tell
 from sfumato.models import Model
 
 PARTS = (

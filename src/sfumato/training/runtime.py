@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from sfumato.core.processes import Processes, lost
+from sfumato.core.processes import ALONE, Processes, lost
 
 TIMEOUT = timedelta(minutes=30)  # of processes that wait for one that hangs, or for the report that the first one draws
 
@@ -31,7 +31,7 @@ class Runtime:
 
     device: torch.device
     bf16: bool
-    processes: Processes = Processes()  # noqa: RUF009 - immutable
+    processes: Processes = ALONE
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of a training step's forward pass."""
@@ -65,7 +65,7 @@ def _opened() -> tuple[torch.device, Processes]:
     state = PartialState(cpu=_several() and not torch.cuda.is_available())
     device = torch.device(state.device)
     if not _several():
-        return device, Processes()
+        return device, ALONE
     return device, Processes(distributed.get_rank(), distributed.get_world_size(), device)
 
 

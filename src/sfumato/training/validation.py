@@ -7,7 +7,7 @@ from torch import nn
 
 from sfumato.core.interfaces import Objective
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Examples
 
 BATCH = 500
@@ -24,7 +24,7 @@ def validate(
     last_step: int,
     seed: int,
     device: torch.device,
-    processes: Processes = Processes(),  # noqa: B008 - immutable
+    processes: Processes = ALONE,
     alike: bool = False,
 ) -> dict[str, float]:
     """Return the means over ``examples`` of the objective's values, in float32, nats.

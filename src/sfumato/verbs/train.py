@@ -11,11 +11,11 @@ from typing import Any
 
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Objective
-from sfumato.core.processes import Processes
+from sfumato.core.processes import ALONE, Processes
 from sfumato.core.spec import from_spec, to_spec
 from sfumato.data import Dataset, Decision, Preprocessing, inspect_dataset, load_dataset
 from sfumato.evaluation import Evaluation, evaluate
-from sfumato.evaluation.passes import ALONE, Tell
+from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
