@@ -33,4 +33,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"
-    return f"Choose from: {', '.join(names)}." if names else ""
+    return f"Choose from: {listed(names)}." if names else ""
+
+
+def listed(names: Iterable[str], most: int = 40) -> str:
+    """Return ``names`` with commas, each cut after 80 characters, and how many more there are.
+
+    >>> listed("abcd", most=3)
+    'a, b, c and 1 more'
+    """
+    every = [str(name)[:80] for name in names]
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -31,12 +31,9 @@ def closed_form_kl(posterior: Distribution, prior: Distribution) -> Tensor | Non
 def kl_parts(posterior: Distribution, prior: Distribution) -> tuple[Tensor, Tensor] | None:
     """Return (L_mu, L_sigma) per dimension in nats, of the shape batch + event; None unless both are normal.
 
-    The prior may offer ``gaussian()`` to name the normal it equals for these examples, or None if it equals none.
+    Which normal a prior is says :func:`stated_normal`.
     """
-    target = prior.gaussian() if hasattr(prior, "gaussian") else prior
-    if target is None:
-        return None
-    q, p = as_normal(posterior), as_normal(target)
+    q, p = as_normal(posterior), stated_normal(prior)
     if q is None or p is None:
         return None
     ratio = (q.scale / p.scale).square()
@@ -51,6 +48,14 @@ def as_normal(distribution: Distribution) -> Normal | None:
     return base if isinstance(base, Normal) else None
 
 
+def stated_normal(prior: Distribution) -> Normal | None:
+    """Return the element-wise normal that ``prior`` is, or that its ``gaussian()`` names as equal to it for these
+    examples; None if it is none.
+    """
+    target: Distribution | None = prior.gaussian() if hasattr(prior, "gaussian") else prior
+    return None if target is None else as_normal(target)
+
+
 def independent_normal(mean: Tensor, log_variance: Tensor, event_dims: int = 1) -> Independent[Normal]:
     """Return N(mean, exp(log_variance)) with independent dimensions, the last ``event_dims`` of them one event."""
     scale = (0.5 * log_variance).exp()
@@ -62,4 +67,4 @@ def has_density(distribution: Distribution) -> bool:
     return bool(getattr(distribution, "has_density", True))
 
 
-__all__ = ["as_normal", "closed_form_kl", "has_density", "independent_normal", "kl_parts", "sum_event"]
+__all__ = ["as_normal", "closed_form_kl", "has_density", "independent_normal", "kl_parts", "stated_normal", "sum_event"]

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from sfumato.core.spec import Count, Probability, register
+from sfumato.core.spec import Count, Probability, Size, register
 
 Step = int | Tensor  # a tensor of shape () inside a compiled step
 
@@ -72,6 +72,38 @@ class WarmUp(Schedule):
 
 @final
 @register("schedule")
+class Cyclical(Schedule):
+    """Several rises from 0 to 1, each a straight line and then a level stretch; 1 from step ``steps`` on.
+
+    s(t) = min(1, u / r) with u = the part of its cycle of ``steps`` / ``cycles`` steps that step t has done.
+
+    Reference: Cyclical Annealing Schedule, Fu et al., 2019, https://arxiv.org/abs/1903.10145; with one cycle it is the
+    monotone schedule there, and ``WarmUp(r * steps)``.
+
+    Args:
+        steps: the first step after the last cycle.
+        cycles: how many.
+        rising: r, the share of a cycle in which the factor rises.
+
+    >>> schedule = Cyclical(steps=8, cycles=2, rising=0.5)
+    >>> [schedule(step) for step in (0, 1, 2, 3, 4, 5, 8, 9)]
+    [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: Count, cycles: Size = 4, rising: Probability = 0.5) -> None:
+        self.steps, self.cycles, self.rising = steps, cycles, rising
+
+    def __call__(self, step: Step) -> Any:
+        """Return the factor of ``step``."""
+        if not self.steps or not self.rising:
+            return 1.0
+        done = step * self.cycles % self.steps / self.steps  # of the cycle; whole numbers, so that it is exact
+        after = (step >= self.steps) * 1.0
+        return at_most_1(done / self.rising + after)
+
+
+@final
+@register("schedule")
 class WarmUpCosine(Schedule):
     """Linear warm-up over ``warmup`` steps, then half a cosine down to ``floor`` at step ``steps``: for learning rates.
 
@@ -105,4 +137,4 @@ def at_most_1(value: Any) -> Any:
     return value.clamp(max=1.0) if isinstance(value, Tensor) else min(1.0, value)
 
 
-__all__ = ["Constant", "Schedule", "WarmUp", "WarmUpCosine"]
+__all__ = ["Constant", "Cyclical", "Schedule", "WarmUp", "WarmUpCosine"]

@@ -78,6 +78,9 @@ def register(kind: str) -> Callable[[T], T]:
         cls.__init__ = __init__  # type: ignore[misc]
         cls.spec_kind = kind  # type: ignore[attr-defined]
         cls.spec_hints = {name: hints[name] for name in list(signature.parameters)[1:]}  # type: ignore[attr-defined]
+        cls.spec_defaults = {  # type: ignore[attr-defined]
+            name: each.default for name, each in signature.parameters.items() if each.default is not each.empty
+        }
         cls.spec_required = tuple(  # type: ignore[attr-defined]
             name
             for name, parameter in list(signature.parameters.items())[1:]
@@ -103,14 +106,30 @@ def to_spec(value: Any) -> Any:
 
 
 def fingerprint(part: Any) -> str:
-    """Return the SHA-256 of what ``part`` is made of, or its name when it is not registered."""
+    """Return the SHA-256 of what ``part`` is made of, or its name when it is not registered.
+
+    Arguments at their defaults are left out: a class that gets a new argument is still what an older version wrote.
+    """
     try:
-        tree = to_spec(part)
+        tree = _chosen(part, to_spec(part))
     except TypeError:
         return type(part).__name__
     import hashlib  # not for the command's help: it loads OpenSSL
 
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _chosen(value: Any, tree: Any) -> Any:
+    """Return ``tree``, the specification of ``value``, without the arguments at their defaults."""
+    if isinstance(value, list | tuple):
+        return [_chosen(item, branch) for item, branch in zip(value, tree, strict=True)]
+    if isinstance(value, dict):
+        return {key: _chosen(item, tree[key]) for key, item in value.items()}
+    if not hasattr(value, "_arguments"):
+        return tree
+    usual = {key: to_spec(item) for key, item in value.spec_defaults.items()}
+    given = {key: item for key, item in value._arguments.items() if key not in usual or tree[key] != usual[key]}
+    return {"class": tree["class"]} | {key: _chosen(item, tree[key]) for key, item in given.items()}
 
 
 def from_spec(spec: Any, kind: str, where: str = "config") -> Any:

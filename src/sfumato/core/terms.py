@@ -10,14 +10,15 @@ and a flat VAE has one. Every quantity is computed when it is asked for, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from sfumato.core.fixed import fixed
 from sfumato.core.gaussians import as_normal, closed_form_kl, has_density, kl_parts
 from sfumato.core.once import once
 
@@ -47,6 +48,11 @@ class Terms:
         levels: the levels of z, top first.
         observation: p(x | z), of batch shape (samples, batch).
         penalties: named extra losses of the parts, each (batch,).
+        given: class numbers (batch,) to what the model says with them in the place of ``y``, with new draws of z.
+        draw_prior: to new draws of p(z | y), (batch, *latent), all levels in one row; they carry gradients if they can.
+        observe: z as :attr:`draw_prior` gives it, (..., batch, *latent), to p(x | z).
+
+    The last three ask the model again; terms that were put together by hand need not have them.
     """
 
     x: Tensor
@@ -54,6 +60,9 @@ class Terms:
     levels: tuple[Level, ...]
     observation: Distribution
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
+    given: Callable[[Tensor], Terms] | None = None
+    draw_prior: Callable[[], Tensor] | None = None
+    observe: Callable[[Tensor], Distribution] | None = None
 
     @property
     def z(self) -> tuple[Tensor, ...]:
@@ -76,6 +85,31 @@ class Terms:
         if not all(has_density(level.posterior) for level in self.levels):
             return None
         return sum_levels([level.posterior.log_prob(level.z) for level in self.levels])
+
+    @once
+    def log_weights(self) -> Float[Tensor, "samples batch"] | None:
+        """log w = log p(x | z) + log p(z | y) - log q(z | x) in nats; None where a posterior has no density."""
+        if self.log_posterior is None:
+            return None
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @once
+    def path_log_weights(self) -> Float[Tensor, "samples batch"] | None:
+        """The values of :attr:`log_weights`, whose gradient holds the parameters of log q fast."""
+        if self.log_posterior is None:
+            return None
+        log_posterior = sum_levels([level.posterior.log_prob(level.z) for level in self._path_levels])
+        return self.log_likelihood + self.log_prior - log_posterior
+
+    @once
+    def path_kl(self) -> Float[Tensor, "levels batch"] | None:
+        """The values of :attr:`sampled_kl`, whose gradient holds the parameters of log q fast: it goes through z alone.
+
+        What is left out, the score of q, is 0 on average.
+        """
+        if self.log_posterior is None:
+            return None
+        return torch.stack([self._sampled_kl(level) for level in self._path_levels])
 
     @once
     def kl(self) -> Float[Tensor, "levels batch"] | None:
@@ -134,6 +168,11 @@ class Terms:
         pairs = zip(scales, self.levels, strict=True)
         flat = [scale.reshape(-1, batch, level.z[0, 0].numel()) for scale, level in pairs]
         return torch.cat([scale.mean(0) for scale in flat], -1).mean(-1)
+
+    @once
+    def _path_levels(self) -> tuple[Level, ...]:
+        """The levels with posteriors whose parameters are constants."""
+        return tuple(replace(level, posterior=fixed(level.posterior)) for level in self.levels)
 
     def _sampled_kl(self, level: Level) -> Tensor:
         return (level.posterior.log_prob(level.z) - level.prior.log_prob(level.z)).mean(0)
