@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from sfumato.core.gaussians import as_normal
+from sfumato.core.gaussians import stated_normal
 from sfumato.core.interfaces import Network, Posterior, Prior
 from sfumato.core.terms import sum_levels
 from sfumato.models.model import tempered
@@ -108,8 +108,8 @@ class Chain(Distribution):
         parts = self.split(z)
         found = []
         for part, conditional in zip(parts, self._cooled(lambda level, _: parts[level]), strict=True):
-            normal = as_normal(conditional)
-            found.append((part if normal is None else (part - normal.loc) / normal.scale).flatten(z.ndim - 1))
+            loc, scale = _place(conditional)
+            found.append(((part - loc) / scale).flatten(z.ndim - 1))
         return torch.cat(found, -1)
 
     def coloured(self, noise: Tensor) -> Tensor:
@@ -117,8 +117,8 @@ class Chain(Distribution):
         parts = self.split(noise)
 
         def choose(level: int, conditional: Distribution) -> Tensor:
-            normal = as_normal(conditional)
-            return parts[level] if normal is None else normal.loc + normal.scale * parts[level]
+            loc, scale = _place(conditional)
+            return loc + scale * parts[level]
 
         return self._gone(choose)
 
@@ -149,6 +149,15 @@ class Chain(Distribution):
 
     def _wide(self, value: Tensor, level: int, lead: torch.Size) -> Tensor:
         return value.expand(*lead, *self.shapes[level])
+
+
+def _place(conditional: Distribution) -> tuple[Tensor | float, Tensor | float]:
+    """Return mean and deviation of a normal; 0 and 1 where it is none, or has no mean (of an unknown class)."""
+    normal = stated_normal(conditional)
+    if normal is None:
+        return 0.0, 1.0
+    unknown = normal.loc.isnan()
+    return torch.where(unknown, 0.0, normal.loc), torch.where(unknown, 1.0, normal.scale)
 
 
 class JointPrior(Prior):

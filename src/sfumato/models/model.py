@@ -10,7 +10,8 @@ the levels, and :class:`~sfumato.core.terms.Terms` keeps them apart.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -80,6 +81,11 @@ class Model(nn.Module, ABC):
         """The shape of z at each level, top first."""
         return (tuple(self.prior.latent_shape),)
 
+    @property
+    def halves(self) -> Mapping[str, Sequence[nn.Parameter]] | None:
+        """The parameters of the ``encoder`` and of all the rest, the ``decoder``; None where the two share some."""
+        return None
+
     def split(self, z: Float[Tensor, "... latent"]) -> tuple[Tensor, ...]:
         """Return the levels of a z that holds all of them in one row, top first, each (..., *shape)."""
         return (z,)
@@ -110,7 +116,21 @@ class Model(nn.Module, ABC):
             samples: S.
         """
         inference = self.infer(x, y)
-        return inference.terms(inference.draw(samples))
+
+        def given(labels: Tensor) -> Terms:
+            return self.terms(x, labels, samples)
+
+        def draw_prior() -> Tensor:
+            prior = self.prior(y)
+            shape = torch.Size(() if prior.batch_shape else x.shape[:1])
+            z: Tensor = prior.rsample(shape) if prior.has_rsample else prior.sample(shape)
+            return z
+
+        def observe(z: Tensor) -> Distribution:
+            return self.decode(z, y)
+
+        drawn = inference.terms(inference.draw(samples))
+        return replace(drawn, given=given, draw_prior=draw_prior, observe=observe)
 
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1) -> Terms:
         """Return :meth:`terms`."""

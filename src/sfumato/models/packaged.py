@@ -14,8 +14,9 @@ from torch.distributions import Distribution
 from sfumato.core import html
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Name, register
-from sfumato.data import Preprocessing
-from sfumato.data.objects import like, to_array
+from sfumato.data import Columns, Preprocessing
+from sfumato.data.columns import by_name, recoded
+from sfumato.data.objects import from_object, kind_of, like, to_array
 from sfumato.models.joint import Chain
 from sfumato.models.model import Model, Noise, Temperature
 
@@ -87,8 +88,8 @@ class PackagedModel(nn.Module):
             raise UserError(f"there is no class {name}; expected 0 to {self.model.num_classes - 1}.")
         if name in self.class_names:
             return self.class_names.index(name)
-        if name.isdigit() and int(name) < self.model.num_classes:
-            return int(name)
+        if name in (numbers := [str(number) for number in range(self.model.num_classes)]):
+            return numbers.index(name)
         raise UserError(f"there is no class '{name}'. {did_you_mean(name, self.class_names)}")
 
     @torch.no_grad()
@@ -147,6 +148,12 @@ class PackagedModel(nn.Module):
 
     def _input(self, raw: Any) -> Tensor:
         """Return raw data as the model's input; dynamic binarisation takes its most likely value, so results repeat."""
-        raw = to_array(np.asarray(raw) if isinstance(raw, list) else raw)
+        if isinstance(self.preprocessing, Columns) and kind_of(raw) == "frame":
+            content = from_object(raw, mixed=True)
+            assert content is not None
+            read = by_name(content.x, content.columns, content.texts)
+            raw = recoded(self.preprocessing.columns, read, "the table")
+        layer = getattr(self.preprocessing, "layer", "")
+        raw = to_array(np.asarray(raw) if isinstance(raw, list) else raw, layer)
         x: Tensor = self.preprocessing.expected(torch.as_tensor(raw))
         return x

@@ -6,13 +6,12 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from sfumato.core.errors import UserError
-from sfumato.core.gaussians import as_normal
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import sum_event
 from sfumato.core.schedules import Step
 from sfumato.core.spec import NonNegative, register
 from sfumato.core.terms import Terms
+from sfumato.objectives.batch import normal_of
 from sfumato.objectives.values import kl_of, reported, with_penalties
 
 
@@ -57,9 +56,7 @@ class NaivePenalty(Objective):
         reconstruction = -terms.log_likelihood.mean(0)
         means, variances = [], []
         for level in terms.levels:
-            normal = as_normal(level.posterior)
-            if normal is None:
-                raise UserError("NaivePenalty needs Gaussian posteriors; this one is not. Use DiagonalGaussian.")
+            normal = normal_of(level, "NaivePenalty")
             dims, batch = len(level.posterior.event_shape), terms.x.shape[0]
             means.append(sum_event(normal.loc.square(), dims).reshape(-1, batch).mean(0))
             off = 2 * normal.scale.log() if self.variance == "log" else normal.scale.square() - 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.terms import Terms
+
+KL = Literal["analytic", "sampled", "path"]
 
 
 def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
@@ -34,10 +38,23 @@ def reported(terms: Terms, kl: Tensor | None) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in values.items()}
 
 
-def kl_of(terms: Terms, analytic: bool = True) -> Tensor | None:
+def kl_of(terms: Terms, kind: KL = "analytic") -> Tensor | None:
     """Return KL(q || p) of each level, (levels, batch): in closed form where asked for and known, else sampled."""
-    exact = terms.kl if analytic else None
+    if kind == "path":
+        return terms.path_kl
+    exact = terms.kl if kind == "analytic" else None
     return terms.sampled_kl if exact is None else exact
+
+
+def log_weights(terms: Terms, name: str) -> Tensor:
+    """Return log p(x, z) - log q(z | x), (samples, batch), for the objective called ``name``.
+
+    Raises:
+        UserError: a posterior has no density.
+    """
+    needs_density(terms, name)
+    assert terms.log_weights is not None
+    return terms.log_weights
 
 
 def with_penalties(loss: Tensor, terms: Terms) -> Tensor:

@@ -7,11 +7,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Prior
 from sfumato.core.numerics import soft_bound
 from sfumato.core.spec import Probability, Size, register
 from sfumato.distributions import LabelledMixture
+from sfumato.priors.frequencies import log_frequencies
 
 LOG_VARIANCE_BOUNDS = (-14.0, 14.0)
 
@@ -51,18 +51,12 @@ class ClassConditional(Prior):
         learn_variance: bool = False,
     ) -> None:
         super().__init__()
-        given = (1 / num_classes,) * num_classes if frequencies is None else frequencies
-        if len(given) != num_classes or abs(sum(given) - 1) > 1e-4:
-            raise UserError(
-                f"ClassConditional needs one frequency for each of {num_classes} classes, adding up to 1; got "
-                f"{len(given)} that add up to {sum(given):.6g}. Leave them out for equal ones."
-            )
         self.num_classes = num_classes
         self.latent_shape = (latent_dim,)
         self.means = nn.Parameter(torch.randn(num_classes, latent_dim))
         self.log_variances = nn.Parameter(torch.zeros(num_classes, latent_dim)) if learn_variance else None
-        shares = torch.tensor(given)
-        self.register_buffer("log_frequencies", (shares / shares.sum()).log(), persistent=False)
+        found = log_frequencies("ClassConditional", num_classes, frequencies)
+        self.register_buffer("log_frequencies", found, persistent=False)
 
     def forward(self, y: Tensor | None = None) -> LabelledMixture:
         """Return p(z | y), or p(z) where ``y`` is None or -1."""
