@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from sfumato.core.errors import UserError, did_you_mean
+from sfumato.core.errors import UserError, did_you_mean, listed
 from sfumato.data.content import Array, Content
 from sfumato.data.files import check_memory
 
@@ -68,14 +68,16 @@ def read_npz(path: Path, label: str | None) -> Content:
             if x_key is None:
                 raise UserError(
                     f"{path.name} should hold an array named x, or x_train and x_test; got "
-                    f"{', '.join(sorted(members)) or 'nothing'}. Rename one."
+                    f"{listed(sorted(members)) or 'nothing'}. Rename one."
                 )
             y_key = label or _first(_Y_KEYS, members)
             y = read(y_key) if y_key else None
             return Content(path.stem, as_data(read(x_key), path.name), y, names if y is not None else ())
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeError
+    ) as error:  # fmt: skip
         raise UserError(
-            f"{path.name} should be a whole .npz archive; it is damaged ({error}). Make it again."
+            f"{path.name} should be a whole .npz archive; it is damaged ({str(error)[:120]}). Make it again."
         ) from None
 
 
@@ -221,6 +223,8 @@ def read_header(stream: BufferedIOBase, source: str) -> tuple[tuple[int, ...], b
             old = version == (1, 0)
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(counted, max_header_size=_MAX_HEADER)
+            if not all(type(size) is int for size in shape):  # numpy takes True for a size
+                raise ValueError(f"a shape of {shape}")
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -13,6 +13,19 @@ SPLITS = ("train", "validation", "test")
 MISSING = "missing or infinite values"
 
 
+@dataclass(frozen=True)
+class Loader:
+    """What a torch ``DataLoader`` has decided by itself.
+
+    Args:
+        batch_size: examples a step, or None where its batches have no size of their own.
+        sampler: the class that chooses the examples.
+    """
+
+    batch_size: int | None
+    sampler: str
+
+
 @dataclass(frozen=True, eq=False)
 class Content:
     """The examples of a source as they came.
@@ -26,6 +39,9 @@ class Content:
         items: one file name an example, or None.
         left_out: (what, why) of everything that was not taken.
         given: split -> row numbers, where the source comes already split; "train" is always among them.
+        loader: what the ``DataLoader`` that the examples came from says about a training, or None.
+        texts: of a table that was read column by column, with NaN for missing cells: for each column the texts that its
+            numbers 0, 1, ... stand for, () where they are numbers. Empty for all other data.
     """
 
     name: str
@@ -36,3 +52,5 @@ class Content:
     items: tuple[str, ...] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     given: Mapping[str, Array] = field(default_factory=dict)
+    loader: Loader | None = None
+    texts: tuple[tuple[str, ...], ...] = ()

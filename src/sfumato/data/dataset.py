@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sfumato.core.errors import UserError, did_you_mean
-from sfumato.data.content import SPLITS, Array
+from sfumato.data.content import SPLITS, Array, Loader
 from sfumato.data.streams import Prefetched, Rows, split_classes
 
 
@@ -86,6 +86,9 @@ class Dataset:
         splits: "train", "validation" and "test" -> row numbers, int64, disjoint.
         origin: the arguments of ``load_dataset`` that give the same data again, ready for json.
         given_splits: whether the source came with a validation or test split of its own.
+        loader: what the ``DataLoader`` that it came from says about a training, or None.
+        texts: of a table that was read column by column, and may have NaN for missing cells: see
+            :class:`~sfumato.data.content.Content`.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Dataset:
     left_out: tuple[tuple[str, str], ...] = ()
     origin: Mapping[str, Any] | None = None
     given_splits: bool = False
+    loader: Loader | None = None
+    texts: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         rows = np.concatenate([self.splits[name] for name in SPLITS])
@@ -172,6 +177,7 @@ class Dataset:
                 little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
                 digest.update(f"{name} {little.dtype.str} {little.shape}\n".encode())
                 digest.update(little.reshape(-1).view(np.uint8).data)
-        for word in (*self.class_names, "", *self.columns):
+        texts = tuple(word for column in self.texts for word in ("", *column))
+        for word in (*self.class_names, "", *self.columns, *texts):
             digest.update(f"{len(word)} {word}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()

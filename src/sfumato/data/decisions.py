@@ -12,14 +12,48 @@ from typing import Any, Literal
 
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import Count, checked
+from sfumato.data.by_column import Columns
+from sfumato.data.columns import kinds_text
 from sfumato.data.content import SPLITS
 from sfumato.data.dataset import Dataset
 from sfumato.data.inspection import FEW_LEVELS, Inspection
-from sfumato.data.preprocessing import Binarise, Identity, Integers, Levels, Preprocessing, Standardise
+from sfumato.data.preprocessing import (
+    Binarise,
+    Counts,
+    Identity,
+    Integers,
+    Levels,
+    Preprocessing,
+    Standardise,
+    Unit,
+)
 
-LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
+LIKELIHOODS = (
+    "bernoulli",
+    "gaussian",
+    "logistic",
+    "categorical",
+    "poisson",
+    "negative-binomial",
+    "zero-inflated-negative-binomial",
+    "continuous-bernoulli",
+    "laplace",
+    "student-t",
+    "ordinal",
+    "mixture-of-logistics",
+    "mixed",
+)
+COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
+REAL = ("gaussian", "laplace", "student-t")
 BINARISE = ("none", "fixed", "dynamic")
-_MOST_LEVELS = {"logistic": 65_536, "categorical": 256}
+_MOST_LEVELS = {"logistic": 65_536, "mixture-of-logistics": 65_536, "categorical": 256, "ordinal": 256}
+_ARTICLES = {
+    "logistic": "a discretised logistic",
+    "mixture-of-logistics": "a mixture of logistics",
+    "categorical": "a categorical",
+    "ordinal": "an ordinal",
+}
+_SHOWN_COLUMNS = 40
 _NEARLY_BINARY = 0.8
 
 
@@ -51,7 +85,7 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
 
     Args:
         inspection: the facts.
-        likelihood: bernoulli, gaussian, logistic or categorical; None to choose.
+        likelihood: one of ``LIKELIHOODS``; None to choose.
         binarise: none, fixed or dynamic; None to choose (which is none).
 
     Returns:
@@ -64,6 +98,13 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
         if word is not None and word not in choices:
             raise UserError(f"--{option} should be one of its names; got '{word}'. {did_you_mean(word, choices)}")
     mode = binarise or "none"
+    if inspection.columns:
+        return _of_columns(inspection, likelihood, mode)
+    if likelihood == "mixed":
+        raise UserError(
+            f"--likelihood mixed is for tables, whose columns are then read one by one; {inspection.source} was not "
+            "read so. Give a .csv, a .parquet or a frame."
+        )
     if mode != "none":
         _check_binarise(inspection, likelihood, mode)
     name, because, otherwise = _likelihood(inspection, mode)
@@ -90,6 +131,11 @@ def decide(inspection: Inspection, likelihood: str | None = None, binarise: str 
             "auto",
         )
     )
+    if name in COUNTS:
+        what = "the encoder sees log(1 + count), the likelihood the counts"
+        decisions.append(Decision("encoder input", "log(1 + x)", what, "--config FILE", "auto"))
+        total = "what z says; of another total the counts are other counts"
+        decisions.append(Decision("library", "decoded", total, "--config FILE", "auto"))
     decisions.append(_split(inspection))
     if inspection.streamed:
         source: Literal["auto", "user"] = "user" if inspection.streamed == "asked for" else "auto"
@@ -120,18 +166,41 @@ def build_preprocessing(
     seed = checked(seed, Count, "--seed")
     shape, top = dataset.shape, inspection.top
     result: Preprocessing
-    if likelihood == "gaussian":
+    if likelihood == "mixed":
+        result = Columns(inspection.columns).fit(dataset.array("train"))
+    elif likelihood in REAL:
         result = Standardise(shape).fit(dataset.array("train"))
+    elif likelihood in COUNTS:
+        result = Counts(shape, (dataset.origin or {}).get("layer") or "")
+    elif likelihood == "continuous-bernoulli":
+        result = Unit(shape, 1.0 if inspection.kind == "real" else top)
     elif mode != "none":
         result = Binarise(shape, mode, seed, 1.0 if inspection.kind == "real" else top)
     elif likelihood == "bernoulli":
         result = Identity(shape) if top == 1 else Levels(shape, 2, top)
     else:
-        member = Levels if likelihood == "logistic" else Integers
+        member = Levels if likelihood in ("logistic", "mixture-of-logistics") else Integers
         result = member(shape, decided(decisions, "levels"), top)
     for name in SPLITS:
         result.check(dataset.array(name), f"the {name} split of {inspection.source}")
     return result
+
+
+def _of_columns(facts: Inspection, likelihood: str | None, mode: str) -> list[Decision]:
+    """Return the decisions about a table that was read column by column."""
+    if likelihood not in (None, "mixed") or mode != "none":
+        asked = f"--binarise {mode}" if mode != "none" else f"--likelihood {likelihood}"
+        raise UserError(
+            f"{asked} needs numbers of one kind in all cells; {facts.source} was read column by column. Leave one out."
+        )
+    kinds = kinds_text(facts.columns)
+    empty = f", {facts.empty:,} cells are missing and do not count" if facts.empty else ""
+    found = [Decision("likelihood", "mixed", f"{kinds}{empty}", "--likelihood gaussian", "user")]
+    for column, because in zip(facts.columns[:_SHOWN_COLUMNS], facts.guesses, strict=False):
+        found.append(Decision(f"column {column.name}", column.kind, because, "its type in a .parquet", "auto"))
+    what = "real columns to mean 0 and deviation 1, counts as they are, levels to 0, 1, ..."
+    found.append(Decision("preprocessing", what, "what the likelihood of each column needs", "--config FILE", "auto"))
+    return [*found, _split(facts)]
 
 
 def _likelihood(facts: Inspection, mode: str) -> tuple[str, str, str]:
@@ -153,6 +222,8 @@ def _likelihood(facts: Inspection, mode: str) -> tuple[str, str, str]:
             f"whole numbers from 0 to {facts.top:g}, few enough for one mass each",
             "--likelihood logistic",
         )
+    if facts.kind == "counts" and facts.layout != "images":
+        return "negative-binomial", f"counts from 0 to {facts.top:,.0f}", "--likelihood poisson"
     if facts.kind == "counts":
         other = "--likelihood logistic" if facts.top < _MOST_LEVELS["logistic"] else "--config FILE"
         return "gaussian", f"counts up to {facts.top:,.0f}, treated as real numbers", other
@@ -192,16 +263,25 @@ def _check_likelihood(facts: Inspection, likelihood: str, mode: str) -> None:
             f"whose cross-entropy is not a likelihood. Use --binarise dynamic, or --likelihood {other}."
         )
     if likelihood in _MOST_LEVELS and (facts.levels is None or facts.levels > _MOST_LEVELS[likelihood]):
-        article = {"logistic": "a discretised logistic", "categorical": "a categorical"}[likelihood]
         got = f"{'real values' if facts.levels is None else 'whole numbers'} from {_range(facts)}"
         raise UserError(
-            f"{article} likelihood needs whole numbers from 0 to at most {_MOST_LEVELS[likelihood] - 1:,}; "
-            f"{facts.source} holds {got}. Use --likelihood gaussian."
+            f"{_ARTICLES[likelihood]} likelihood needs whole numbers from 0 to at most "
+            f"{_MOST_LEVELS[likelihood] - 1:,}; {facts.source} holds {got}. Use --likelihood gaussian."
+        )
+    if likelihood in COUNTS and (facts.levels is None or not facts.whole):
+        raise UserError(
+            f"a {likelihood} likelihood needs counts, whole numbers from 0; {facts.source} holds numbers from "
+            f"{_range(facts)} that are not. Use --likelihood gaussian, or the raw counts (of an AnnData: its layer)."
+        )
+    if likelihood == "continuous-bernoulli" and not _is_grey(facts):
+        raise UserError(
+            f"a continuous Bernoulli likelihood needs grey values 0 ... 255, or in [0, 1]; {facts.source} holds "
+            f"{_range(facts)}. Use --likelihood gaussian, or rescale the array."
         )
 
 
 def _note(facts: Inspection, likelihood: str) -> str:
-    if likelihood == "gaussian" and facts.kind != "real":
+    if likelihood in (*REAL, "continuous-bernoulli") and facts.kind != "real":
         return f"asked for; it treats {facts.kind} values as real, so there are no bits per dimension"
     return "asked for"
 
@@ -209,10 +289,12 @@ def _note(facts: Inspection, likelihood: str) -> str:
 def _preprocessing(facts: Inspection, likelihood: str, mode: str) -> str:
     if mode != "none":
         return f"{mode} binarisation: P(1) = value / {1 if facts.kind == 'real' else facts.top:g}"
-    if likelihood == "gaussian":
+    if likelihood in REAL:
         columns = "each column" if len(facts.shape) == 1 else "all values"
         return f"{columns} to mean 0 and deviation 1"
-    if likelihood == "categorical":
+    if likelihood in COUNTS:
+        return "none"
+    if likelihood in ("categorical", "ordinal"):
         return "none" if facts.levels == facts.top + 1 else f"values times {(facts.levels or 2) - 1} / {facts.top:g}"
     return "none" if facts.top == 1 else f"values / {facts.top:g}"
 

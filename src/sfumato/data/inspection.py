@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sfumato.data.columns import Column, guess_columns
 from sfumato.data.content import MISSING, SPLITS, Array
 from sfumato.data.dataset import Dataset
 from sfumato.data.randomness import random_keys
 from sfumato.data.splits import duplicate_groups
 from sfumato.data.streams import Rows
 
-Kind = Literal["binary", "8-bit", "counts", "real"]
+Kind = Literal["binary", "8-bit", "counts", "real", "mixed"]
 FEW_LEVELS = 32
 _STREAM = 0x706361  # "pca"
 _ROWS = 1024
@@ -41,7 +42,7 @@ class Inspection:
         given_splits: whether the source came with a test or validation split of its own.
         split: the shares that were asked for.
         kind: "binary" (two values, 0 and 1 or 0 and 255), "8-bit" (whole 0 ... 255, or these divided by 255), "counts"
-            (other whole numbers from 0) or "real".
+            (other whole numbers from 0), "real", or "mixed": a table that was read column by column.
         low, high: the range in the training split.
         top: the raw value of the highest level that the kind allows: 1, 255, or the largest count; high for real.
         distinct: how many values occur in the training split (of real data among the first million).
@@ -57,6 +58,11 @@ class Inspection:
             with every column at deviation 1.
         streamed: why the data are read when they are asked for; "" where they are in memory. Of streamed data the
             facts about values come from a fixed random part of the training split, and duplicates are not looked for.
+        whole: whether all training values are whole numbers.
+        columns: of a table that was read column by column, what each is; with cells of all splits, so that there is no
+            level that the model does not know.
+        guesses: why each is taken for that.
+        empty: its missing cells. The other facts about its values are those with each column's mean in their place.
     """
 
     source: str
@@ -81,6 +87,10 @@ class Inspection:
     constant: int
     pca_95: int
     streamed: str = ""
+    whole: bool = False
+    columns: tuple[Column, ...] = ()
+    guesses: tuple[str, ...] = ()
+    empty: int = 0
 
     @property
     def dimensions(self) -> int:
@@ -101,15 +111,25 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts, ready for json."""
-        facts = asdict(self) | {"shape": list(self.shape), "split": list(self.split), "levels": self.levels}
-        return facts | {"splits": dict(self.splits), "classes": dict(self.classes)}
+        facts = asdict(replace(self, columns=())) | {
+            "shape": list(self.shape),
+            "split": list(self.split),
+            "levels": self.levels,
+        }
+        kinds = {column.name: column.kind for column in self.columns}
+        return facts | {"splits": dict(self.splits), "classes": dict(self.classes), "columns": kinds}
 
 
 def inspect_dataset(dataset: Dataset) -> Inspection:
     """Return the facts about ``dataset``."""
-    train = dataset.array("train")
+    train, columns, guesses, empty = dataset.array("train"), (), (), 0
+    if dataset.texts:
+        columns, guesses = zip(*guess_columns(dataset.x, dataset.columns, dataset.texts), strict=True)
+        missing = np.isnan(train)
+        empty = int(np.isnan(dataset.x).sum())
+        train = np.where(missing, np.where(missing, 0, train).sum(0) / np.maximum(1, (~missing).sum(0)), train)
     low, high, whole, eighths, constant = _scan(train)
-    kind, top = _kind(dataset, train, low, high, whole, eighths)
+    kind, top = ("mixed", high) if columns else _kind(dataset, train, low, high, whole, eighths)
     groups = duplicate_groups(dataset.x)
     origin = dataset.origin or {}
     source = origin.get("source") or dataset.name
@@ -138,6 +158,10 @@ def inspect_dataset(dataset: Dataset) -> Inspection:
         constant=constant,
         pca_95=_pca(train),
         streamed=dataset.x.because if isinstance(dataset.x, Rows) else "",
+        whole=whole,
+        columns=columns,
+        guesses=guesses,
+        empty=empty,
     )
 
 

@@ -45,6 +45,7 @@ def load_dataset(
     max_pixels: int = MAX_PIXELS,
     stream: bool | None = None,
     layer: str | None = None,
+    mixed: bool = False,
 ) -> Dataset:
     """Read, check and split data.
 
@@ -64,6 +65,7 @@ def load_dataset(
         stream: read examples when they are asked for, not before; None: where they would take more than an eighth of
             the machine's memory. Facts then come from a sample, and duplicates are not looked for.
         layer: the layer of an AnnData, in place of its ``X``.
+        mixed: read a table column by column, for ``--likelihood mixed``: texts are categories, cells may be missing.
 
     Returns:
         the data set. ``load_dataset(**dataset.origin)`` gives it again, unless it came from an array.
@@ -74,7 +76,7 @@ def load_dataset(
     shares = _check_split(split)
     seed = checked(seed, Count, "--seed")
     side = _check_size(size)
-    content, path = _read(source, side, label, skip_bad, max_pixels, stream, layer)
+    content, path = _read(source, side, label, skip_bad, max_pixels, stream, layer, mixed)
     title = _title(content, path)
     y, class_names = class_numbers(content.y, len(content.x), title, content.class_names)
     content = replace(content, y=y, class_names=class_names)
@@ -82,7 +84,8 @@ def load_dataset(
     if skip_bad and not streamed:
         content = _without_bad(content)
     if not streamed:
-        check_finite(content.x, title, content.columns)
+        x = np.nan_to_num(content.x, posinf=np.inf, neginf=-np.inf) if content.texts else content.x
+        check_finite(x, title, content.columns)
     origin = {
         "source": path,
         "size": None if side is None else list(side),
@@ -92,7 +95,7 @@ def load_dataset(
         "skip_bad": skip_bad,
         "max_pixels": max_pixels,
         "stream": streamed,
-    } | ({} if layer is None else {"layer": layer})
+    } | {name: value for name, value in {"layer": layer, "mixed": mixed or None}.items() if value is not None}
     return Dataset(
         name=content.name,
         x=content.x,
@@ -104,6 +107,8 @@ def load_dataset(
         left_out=content.left_out,
         origin=origin,
         given_splits=len(content.given) > 1,
+        loader=content.loader,
+        texts=content.texts,
     )
 
 
@@ -115,6 +120,7 @@ def _read(
     max_pixels: int,
     stream: bool | None,
     layer: str | None,
+    mixed: bool,
 ) -> tuple[Content, str | None]:
     """Return what ``source`` holds and, for a file, its absolute path; for a built-in set, its name."""
     if source is None:
@@ -123,7 +129,7 @@ def _read(
         )
     if not isinstance(source, str | os.PathLike):
         _refuse(size, None, type(source).__name__ if kind_of(source) else "an array", stream)
-        content = from_object(source, label, layer)
+        content = from_object(source, label, layer, mixed)
         if content is None:
             _refuse(None, label, "an array")
             content = from_python(to_array(source))
@@ -151,16 +157,16 @@ def _read(
     if suffix in IMAGE_SUFFIXES:
         raise UserError(f"{path.name} is a single image; expected many. Give the folder that holds them.")
     _refuse(None if suffix == ".tar" else size, label if suffix in (".npy", ".tar") else None, path.name)
-    if because := why_streamed(path, size, stream, max_pixels):
+    if not mixed and (because := why_streamed(path, size, stream, max_pixels)):
         return stream_content(path, size, label, skip_bad, max_pixels, because), absolute
     if suffix == ".npy":
         return read_npy(path), absolute
     if suffix == ".npz":
         return read_npz(path, label), absolute
     if suffix == ".csv":
-        return read_csv(path, label, skip_bad), absolute
+        return read_csv(path, label, skip_bad, mixed), absolute
     if suffix == ".parquet":
-        return read_parquet(path, label, skip_bad), absolute
+        return read_parquet(path, label, skip_bad, mixed), absolute
     known = " ".join((*ARRAY_SUFFIXES, *TABLE_SUFFIXES))
     raise UserError(
         f"{path.name} is not data that sfumato reads; expected a folder of images or a file that ends in {known}. "

@@ -1,8 +1,8 @@
 """What people hold in Python, to :class:`Content`; and arrays back in the kind that was given.
 
-Frames (pandas, polars, Arrow, all that narwhals knows, and what speaks Arrow's C interface), AnnData, Hugging Face
-datasets, torch's ``Dataset`` and ``DataLoader``. A library is imported only when the object is one of its own: the
-object's module says so.
+Frames (pandas, polars, Arrow, all that narwhals knows, and what speaks Arrow's C interface), AnnData, xarray's
+``DataArray``, Hugging Face datasets, torch's ``Dataset`` and ``DataLoader``. A library is imported only when the object
+is one of its own: the object's module says so.
 """
 
 from __future__ import annotations
@@ -18,47 +18,52 @@ from torch.utils.data import Dataset as TorchDataset
 
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.data.arrays import as_data, from_python
-from sfumato.data.content import Array, Content
+from sfumato.data.content import Array, Content, Loader
 from sfumato.data.files import check_memory
-from sfumato.data.tables import check_arrow, choose_columns, narrow, read_labels
+from sfumato.data.tables import by_column, check_arrow, choose_columns, narrow, read_arrow_column, read_labels
 
 X_KEYS = ("x", "X", "image", "images", "img", "pixel_values", "data", "features", "input")
 Y_KEYS = ("y", "Y", "label", "labels", "target", "targets", "class")
+SAMPLE = "sample"  # the dimension of a DataArray that counts the examples, where it has one of this name
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
-def from_object(source: Any, label: str | None = None, layer: str | None = None) -> Content | None:
+def from_object(source: Any, label: str | None = None, layer: str | None = None, mixed: bool = False) -> Content | None:
     """Return what ``source`` holds, or None where it is none of these kinds.
 
     Args:
         source: the object, or the pair of it and its labels.
-        label: the column (of AnnData: of ``obs``; of items that are dictionaries: the key) that holds the classes.
+        label: the column (of AnnData: of ``obs``; of a DataArray: the coordinate; of items that are dictionaries: the
+            key) that holds the classes.
         layer: of AnnData, in place of ``X``.
+        mixed: of a frame: read it column by column, texts and missing cells included.
 
     Raises:
         UserError: columns that are no numbers, no such column, items of different shapes.
     """
     if isinstance(source, tuple) and len(source) == 2 and any(map(kind_of, source)):
-        content = from_object(source[0], None, layer) or from_python(to_array(source[0]))
+        content = from_object(source[0], None, layer, mixed) or from_python(to_array(source[0]))
         return replace(content, y=_classes(np.asarray(source[1]).tolist()), class_names=())
     kind = kind_of(source)
     if layer is not None and kind != "anndata":
         raise UserError(f"layer is for AnnData; got it with {type(source).__name__}. Leave it out.")
     if kind == "anndata":
         return _from_anndata(source, label, layer)
+    if kind == "xarray":
+        return _from_xarray(source, label)
     if kind == "datasets":
         return _from_hugging_face(source, label)
     if kind == "torch":
-        return _from_items(source, label, batched=isinstance(source, DataLoader))
+        return _from_loader(source, label) if isinstance(source, DataLoader) else _from_items(source, label)
     if kind == "frame":
-        return _from_frame(_frame(source), label, "the table")
+        return _from_frame(_frame(source), label, "the table", mixed=mixed)
     return None
 
 
 def kind_of(source: Any) -> str:
-    """Return anndata, datasets, torch, frame, array for what has ``__array__``, or ""."""
+    """Return anndata, xarray, datasets, torch, frame, array for what has ``__array__``, or ""."""
     roots = {cls.__module__.partition(".")[0] for cls in type(source).__mro__}
-    for root in ("anndata", "datasets"):
+    for root in ("anndata", "xarray", "datasets"):
         if root in roots:
             return root
     if isinstance(source, TorchDataset | DataLoader):
@@ -70,9 +75,14 @@ def kind_of(source: Any) -> str:
     return "array" if hasattr(source, "__array__") else ""
 
 
-def to_array(source: Any) -> Any:
-    """Return the values of any of these kinds as an array; arrays, tensors and all else as they are."""
-    content = from_object(source)
+def to_array(source: Any, layer: str = "") -> Any:
+    """Return the values of any of these kinds as an array; arrays, tensors and all else as they are.
+
+    Args:
+        source: the object.
+        layer: of an AnnData, in place of its ``X``.
+    """
+    content = from_object(source, layer=layer or None if kind_of(source) == "anndata" else None)
     if content is not None:
         return content.x
     return np.asarray(source) if kind_of(source) == "array" else source
@@ -81,7 +91,8 @@ def to_array(source: Any) -> Any:
 def like(values: torch.Tensor, template: Any) -> Any:
     """Return ``values``, (n, ...), in the kind of ``template``: its columns where there are as many, and its index.
 
-    What comes from a torch ``Dataset`` or ``DataLoader`` is a tensor.
+    Of a DataArray the coordinates come back: all where the values lie as it does, those of its examples where they are
+    something else, as data for z. What comes from a torch ``Dataset`` or ``DataLoader`` is a tensor.
     """
     kind = kind_of(template)
     if isinstance(template, torch.Tensor) or kind == "torch":
@@ -91,6 +102,8 @@ def like(values: torch.Tensor, template: Any) -> Any:
         result = template.copy()
         result.X = array
         return result
+    if kind == "xarray":
+        return _like_xarray(array, template)
     if kind == "datasets" and not isinstance(template, Mapping) and hasattr(template, "from_dict"):
         names = _names(array, [name for name in template.column_names if array.ndim == 2])
         return type(template).from_dict(_columns(array, names))
@@ -140,13 +153,19 @@ def _frame(source: Any) -> Any:
         raise UserError(f"{type(source).__name__} should be a table with columns; it is not ({error}).") from None
 
 
-def _from_frame(frame: Any, label: str | None, source: str, names: Sequence[str] = ()) -> Content:
+def _from_frame(frame: Any, label: str | None, source: str, names: Sequence[str] = (), mixed: bool = False) -> Content:
     """Take the numbers of a narwhals frame; ``names`` of the classes, where the label's column holds their numbers."""
     if not len(frame):
         raise UserError(f"{source} should have rows of numbers; it has none. Give another.")
     columns = [str(column) for column in frame.columns]
     wanted, target = choose_columns(columns, label, source)
     series = [frame.get_column(frame.columns[place]) for place in wanted]
+    y = None if target is None else _classes(frame.get_column(frame.columns[target]).to_list())
+    kept = tuple(columns[place] for place in wanted)
+    if mixed:
+        check_arrow(source)
+        read = [read_arrow_column(_arrow(one), name, source) for one, name in zip(series, kept, strict=True)]
+        return replace(by_column("table", read, y, kept, source), class_names=tuple(names))
     for place, one in zip(wanted, series, strict=True):
         if not (one.dtype.is_numeric() or str(one.dtype) == "Boolean"):
             raise UserError(
@@ -154,8 +173,15 @@ def _from_frame(frame: Any, label: str | None, source: str, names: Sequence[str]
                 "it with label."
             )
     values = np.stack([_numbers(one) for one in series], axis=1)
-    y = None if target is None else _classes(frame.get_column(frame.columns[target]).to_list())
-    return Content("table", narrow(values, source), y, tuple(names), tuple(columns[place] for place in wanted))
+    return Content("table", narrow(values, source), y, tuple(names), kept)
+
+
+def _arrow(series: Any) -> Any:
+    """Return a column of a narwhals frame as Arrow's, its missing cells null."""
+    import pyarrow as pa
+
+    found = series.to_arrow()
+    return found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
 
 
 def _numbers(series: Any) -> Array:
@@ -181,6 +207,49 @@ def _from_anndata(source: Any, label: str | None, layer: str | None) -> Content:
     columns = tuple(map(str, source.var_names))
     y = None if label is None else _classes(source.obs[label].tolist())
     return Content("anndata", as_data(values, "the AnnData"), y, (), columns, tuple(map(str, source.obs_names)))
+
+
+def _from_xarray(source: Any, label: str | None) -> Content:
+    examples = _examples_first(source)
+    sample = examples.dims[0]
+    along = {str(name): coordinate for name, coordinate in examples.coords.items() if coordinate.dims == (sample,)}
+    if label is not None and label not in along:
+        raise UserError(
+            f"the DataArray has no coordinate '{label}' along '{sample}'. {did_you_mean(label, along)}".rstrip()
+        )
+    check_memory(8 * examples.size, "the DataArray")
+    columns: tuple[str, ...] = ()
+    if examples.ndim == 2 and examples.dims[1] in examples.coords:
+        columns = tuple(map(str, examples.coords[examples.dims[1]].values))
+    items = tuple(map(str, along[sample].values)) if sample in along else None
+    y = None if label is None else _classes(along[label].values.tolist())
+    return Content("dataarray", as_data(examples.values, "the DataArray"), y, (), columns, items)
+
+
+def _examples_first(source: Any) -> Any:
+    """Return a DataArray whose first dimension counts the examples: the one called ``sample``, else the first."""
+    if not hasattr(source, "dims") or hasattr(source, "data_vars") or not source.ndim:
+        raise UserError(
+            f"{type(source).__name__} of xarray should be a DataArray with a dimension of examples; it is not. Give "
+            "one array of it, as dataset['x']."
+        )
+    return source.transpose(SAMPLE, ...) if SAMPLE in source.dims else source
+
+
+def _like_xarray(array: Array, template: Any) -> Any:
+    examples = _examples_first(template)
+    as_it_lies = array
+    if array.ndim == examples.ndim + 1 == 4 and array.shape[1] == 1:  # grey images without an axis of channels
+        as_it_lies = array[:, 0]
+    elif array.ndim == examples.ndim == 4 and array.shape != examples.shape:  # channels last
+        as_it_lies = np.moveaxis(array, 1, -1)
+    if as_it_lies.shape == examples.shape:
+        return examples.copy(data=as_it_lies).transpose(*template.dims)
+    if examples.ndim == 2 and array.ndim in (2, 4) and len(array) == len(examples):
+        sample = examples.dims[0]
+        kept = {name: coordinate for name, coordinate in examples.coords.items() if coordinate.dims == (sample,)}
+        return type(template)(array, dims=(sample, *(f"dim_{axis}" for axis in range(1, array.ndim))), coords=kept)
+    return array
 
 
 def _from_hugging_face(source: Any, label: str | None) -> Content:
@@ -224,6 +293,16 @@ def _joined(parts: Mapping[str, Content]) -> Content:
     labels = [part.y for part in parts.values() if part.y is not None]
     y = np.concatenate(labels) if len(labels) == len(parts) else None
     return Content(first.name, x, y, first.class_names if y is not None else (), first.columns, given=rows)
+
+
+def _from_loader(source: DataLoader[Any], label: str | None) -> Content:
+    """Take what a loader gives, and remember its batch size and what chooses its examples."""
+    batches = source.batch_sampler
+    if batches is None:  # batching is off: its items are those of the data set
+        return _from_items(source, label)
+    size = source.batch_size if source.batch_size is not None else getattr(batches, "batch_size", None)
+    sampler = type(getattr(batches, "sampler", batches)).__name__
+    return replace(_from_items(source, label, batched=True), loader=Loader(size, sampler))
 
 
 def _from_items(source: Any, label: str | None, batched: bool = False) -> Content:

@@ -14,11 +14,11 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
-from sfumato.core.spec import Count, Positive, Real, Shape, Size, register
+from sfumato.core.spec import Count, Name, Positive, Real, Shape, Size, register
 from sfumato.data.content import Array
 from sfumato.data.dataset import Dataset
 from sfumato.data.randomness import random_unit
@@ -75,6 +75,10 @@ class Preprocessing(nn.Module, ABC):
     def log_abs_det(self) -> float:
         """log|det df/draw| of one example, in nats, summed over its dimensions; 0 where the raw data are discrete."""
         return 0.0
+
+    def log_abs_dets(self, raw: Shaped[Tensor, "batch ..."]) -> Float64[Tensor, " batch"]:
+        """Return log|det df/draw| of each example, nats; where cells are missing, of those that are there."""
+        return torch.full((len(raw),), self.log_abs_det, dtype=torch.float64, device=raw.device)
 
     def check(self, raw: Array, source: str) -> None:
         """Raise UserError when ``raw`` (n, *shape) holds values that this map is not made for."""
@@ -223,6 +227,90 @@ class Integers(_Discrete):
     def inverse(self, x: Tensor) -> Tensor:
         """Return the nearest level in raw units: uint8 or int64 where the levels are whole numbers, else float32."""
         return self.from_level(x)
+
+
+@final
+@register("preprocessing")
+class Counts(Preprocessing):
+    """x = raw, as float32: whole numbers from 0, without an upper end, for likelihoods of counts. log_abs_det is 0.
+
+    Args:
+        shape: the shape of one example.
+        layer: of an AnnData, the one that holds the counts; "" for its ``X``, and for all other data.
+
+    >>> Counts((2,))(torch.tensor([[0, 300]]))
+    tensor([[  0., 300.]])
+    """
+
+    def __init__(self, shape: Shape, layer: Name = "") -> None:
+        super().__init__(shape)
+        self.layer = layer
+
+    def transform(self, raw: Tensor) -> Tensor:
+        """Return ``raw`` as float32."""
+        return raw.float()
+
+    def expected(self, raw: Tensor) -> Tensor:
+        """Return ``raw`` as float32, or raise UserError where it holds no counts."""
+        self.check(self.shaped(raw).numpy(force=True), "the data")
+        return self.transform(raw)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return the nearest whole number from 0, int64."""
+        return x.round().clamp(min=0).to(torch.int64)
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+    def check(self, raw: Array, source: str) -> None:
+        """Raise UserError for values that are no counts."""
+        for part in _parts(raw):
+            odd = (part < 0) | (part != np.floor(part)) | (part > 2**24)
+            if odd.any():
+                raise UserError(
+                    f"{source} should hold counts, whole numbers from 0 to 16,777,216; got {part[odd][0]:g}. Use "
+                    "--likelihood gaussian, or the raw counts."
+                )
+
+
+@final
+@register("preprocessing")
+class Unit(Preprocessing):
+    """x = raw / high in [0, 1], real numbers: log_abs_det = -dimensions log(high).
+
+    Args:
+        shape: the shape of one example.
+        high: the raw value that becomes 1.
+
+    >>> Unit((2,), high=255.0)(torch.tensor([[0, 255]], dtype=torch.uint8))
+    tensor([[0., 1.]])
+    """
+
+    def __init__(self, shape: Shape, high: Positive = 1.0) -> None:
+        super().__init__(shape)
+        self.high = high
+
+    def transform(self, raw: Tensor) -> Tensor:
+        """Return raw / high."""
+        return raw.float() / self.high
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return x high."""
+        return x * self.high
+
+    @property
+    def log_abs_det(self) -> float:
+        """-dimensions log(high), nats."""
+        return -math.prod(self.shape) * math.log(self.high)
+
+    def check(self, raw: Array, source: str) -> None:
+        """Raise UserError for values outside [0, high]."""
+        if raw.size and (raw.min() < 0 or raw.max() > self.high):
+            raise UserError(
+                f"{source} should hold values from 0 to {self.high:g}; got {raw.min():g} to {raw.max():g}. Use "
+                "--likelihood gaussian, or rescale the data."
+            )
 
 
 @final

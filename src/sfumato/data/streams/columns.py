@@ -49,7 +49,7 @@ def stream_table(path: Path, label: str | None, skip_bad: bool) -> Content:
             wanted, target = choose_columns(columns, label, path.name)
             check_numeric(schema, wanted, path.name)
             return _lay_out(path, columns, wanted, target, batches, skip_bad)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise unreadable(path, error) from None
 
 
@@ -63,7 +63,7 @@ def table_bytes(path: Path) -> int:
     try:
         with parquet.ParquetFile(path) as file:
             return 8 * int(file.metadata.num_rows) * int(file.metadata.num_columns)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeError):
         return 0  # whoever reads it says why it cannot be
 
 

@@ -139,6 +139,12 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
                         continue
                     if not member.isreg() or member.issparse():
                         raise UserError(f"{shard.name}: {member.name} should be a plain file; it is a link or device.")
+                    place = PurePosixPath(member.name)
+                    if place.is_absolute() or ".." in place.parts:
+                        raise UserError(
+                            f"{shard.name}: {member.name!r} should be a name inside of the shard; it leads out of it. "
+                            "Make it again with relative names."
+                        )
                     if member.size > MAX_ENCODED:
                         raise UserError(
                             f"{shard.name}: {member.name} has {member.size:,} bytes; at most {MAX_ENCODED:,} are read."
