@@ -115,7 +115,6 @@ class Metrics:
             NoRoom: the disk is full; the file is as it was before.
         """
         line = json.dumps(finite(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-        new = not self.path.exists()
         with explained(self.path):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
@@ -124,13 +123,13 @@ class Metrics:
                     rest = memoryview(line.encode())
                     while rest:
                         rest = rest[os.write(descriptor, rest) :]
+                    if not size:  # it may be new
+                        store.sync_folder(self.path.parent)
                 except BaseException:
                     os.ftruncate(descriptor, size)
                     raise
             finally:
                 os.close(descriptor)
-            if new:
-                store.sync_folder(self.path.parent)
 
     def size(self) -> int:
         """Return the length in bytes."""

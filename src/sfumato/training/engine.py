@@ -1,4 +1,4 @@
-"""How the numbers of a step are computed: as written, or compiled, and by which matrix products.
+"""How the numbers of a step are computed: as written, or compiled, and by which products and convolutions.
 
 Every way draws the same random numbers and computes the same formulas, so that two ways differ by rounding only. Which
 one is fastest depends on the model, the batch and the processor, so it is measured, on the model that is trained; one
@@ -12,22 +12,28 @@ import itertools
 import platform
 import statistics
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call, grad_and_value, vjp
 
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.schedules import Step
 from sfumato.core.spec import fingerprint
+from sfumato.training.convolutions import ConvolutionsAsProducts
 from sfumato.training.gradients import total_norm
+from sfumato.training.groups import Together, backward, gathered, places
 from sfumato.training.measured import Measured
 from sfumato.training.runtime import Runtime
 
 Choice = Literal["auto", "eager", "compiled"]
+Convolutions = Literal["", "channels last", "convolutions as products"]
+IMAGES: tuple[Convolutions, ...] = typing.get_args(Convolutions)
+PLAIN, CHANNELS_LAST, AS_PRODUCTS = IMAGES
 PAYS = 100.0  # seconds of training from which on the time that compiling takes is likely to come back
 ROUNDS = 5
 LONG_ENOUGH = 20.0  # seconds of measuring, after which no other round begins
@@ -42,23 +48,23 @@ class Way:
     Args:
         compiled: whether torch compiles the step, or runs it as written.
         onednn: whether float32 matrix products go through oneDNN, which on some processors is twice as fast.
-        channels_last: whether images and the weights of convolutions are laid out with the channels side by side.
+        convolutions: torch's own on images as they lie, or on images and weights with the channels side by side; or
+            each as one matrix product, :mod:`sfumato.training.convolutions`.
     """
 
     compiled: bool = False
     onednn: bool = False
-    channels_last: bool = False
+    convolutions: Convolutions = ""
 
     def __str__(self) -> str:
-        words = ["compiled" if self.compiled else "eager"]
-        words += ["oneDNN"] * self.onednn + ["channels last"] * self.channels_last
-        return ", ".join(words)
+        words = ["compiled" if self.compiled else "eager", "oneDNN" * self.onednn, self.convolutions]
+        return ", ".join(word for word in words if word)
 
     @classmethod
     def parse(cls, text: str) -> Way:
         """Return the way that ``str`` describes."""
         words = text.split(", ")
-        return cls("compiled" in words, "oneDNN" in words, "channels last" in words)
+        return cls("compiled" in words, "oneDNN" in words, next((each for each in IMAGES if each == words[-1]), PLAIN))
 
 
 class Differentiated(NamedTuple):
@@ -99,14 +105,21 @@ class Engine:
     ) -> None:
         self.spread = spread
         self.model, self.objective, self.preprocessing = model, objective, preprocessing
+        self.together = Together(model, objective)
         self.runtime, self.batch_size = runtime, batch_size
         self.way = Way()
         self._compiled: Callable[..., Any] | None = None
-        self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        named = [(name, each) for name, each in self.together.named_parameters() if each.requires_grad]
+        self._names, self._parameters = [name for name, _ in named], [each for _, each in named]
+        self._groups = places(model, objective, self._parameters)
         # a part that remembers something of the forward pass cannot be differentiated as a function
-        self._is_function = not any(map(_remembers, model.modules()))
+        self._is_function = not any(map(_remembers, self.together.modules()))
         self._has_images = any(parameter.ndim == 4 for parameter in self._parameters)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there are several losses, each for its own parameters."""
+        return self._groups is not None
 
     def differentiate(self, raw: Tensor, y: Tensor | None, step: int, share: float) -> Differentiated:
         """Leave the gradients of the loss in the parameters; return what was found.
@@ -125,7 +138,10 @@ class Engine:
                 return self._differentiate_as_function(raw, y, now, torch.tensor(share))
             output = self._compile(self._compute)(raw, y, now)
         loss = loss_of_batch(output, share)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self._groups is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            backward(losses_of_batch(output, share), self._groups, self._parameters)
         norm = loss.new_zeros(()) if self.spread else total_norm(self._parameters)
         return Differentiated(loss.detach(), norm, output)
 
@@ -143,11 +159,25 @@ class Engine:
         """Return the gradients at the parameters' ``values``, the loss, the norm, and what the objective says."""
         x = self.preprocessing(raw)
 
-        def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
+        def output_of(values: list[Tensor]) -> tuple[ObjectiveOutput, tuple[Any, Any]]:
             output = self.said(dict(zip(self._names, values, strict=True)), x, y, step)
-            return loss_of_batch(output, share), (dict(output.losses), dict(output.values))
+            return output, (dict(output.losses), dict(output.values))
 
-        gradients, (loss, said) = grad_and_value(loss_of, has_aux=True)(values)
+        def loss_of(values: list[Tensor]) -> tuple[Tensor, tuple[Any, Any]]:
+            output, said = output_of(values)
+            return loss_of_batch(output, share), said
+
+        def losses_of(values: list[Tensor]) -> tuple[dict[str, Tensor], tuple[Any, Any]]:
+            output, said = output_of(values)
+            return losses_of_batch(output, share), said
+
+        if self._groups is None:
+            gradients, (loss, said) = grad_and_value(loss_of, has_aux=True)(values)
+        else:
+            losses, pull, said = vjp(losses_of, values, has_aux=True)  # type: ignore[misc]
+            ones = {name: {other: torch.full_like(losses[other], other == name) for other in losses} for name in losses}
+            each = {name: pull(direction)[0] for name, direction in ones.items()}
+            gradients, loss = gathered(each, self._groups), torch.stack(list(losses.values())).sum()
         return gradients, loss, nn.utils.get_total_norm(gradients), said
 
     def _compile(self, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,28 +187,37 @@ class Engine:
         return self._compiled
 
     def _compute(self, raw: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
-        given = dict(zip(self._names, self._parameters, strict=True)) if self.way.channels_last else {}
+        turned = self.way.convolutions == CHANNELS_LAST
+        given = dict(zip(self._names, self._parameters, strict=True)) if turned else {}
         return self.said(given, self.preprocessing(raw), y, step)
 
     def said(self, given: Mapping[str, Tensor], x: Tensor, y: Tensor | None, step: Step) -> ObjectiveOutput:
-        """Return what the objective says about ``x``, with ``given`` parameters in place of the model's."""
-        if self.way.channels_last:
+        """Return what the objective says about ``x``, with ``given`` parameters in place of those of both."""
+        if self.way.convolutions == CHANNELS_LAST:
             x, given = _channels_last(x), {name: _channels_last(value) for name, value in given.items()}
         with self.runtime.autocast():
-            arguments = (x, y, self.objective.samples)
-            terms = functional_call(self.model, dict(given), arguments) if given else self.model(*arguments)
-            output: ObjectiveOutput = self.objective(terms, step)
+            arguments = (x, y, step)
+            both = self.together
+            output: ObjectiveOutput = functional_call(both, dict(given), arguments) if given else both(*arguments)
         return output
 
-    def products(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context inside of which matrix products are computed the way that was chosen."""
-        return onednn_products() if self.way.onednn else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Inside, matrix products and convolutions are computed the way that was chosen."""
+        with contextlib.ExitStack() as settings:
+            if self.way.onednn:
+                settings.enter_context(onednn_products())
+            if self.way.convolutions == AS_PRODUCTS:
+                settings.enter_context(ConvolutionsAsProducts())
+            yield
 
     def ways(self) -> list[Way]:
-        """Return every way there is on this device, the plain one first."""
-        onednn = self.runtime.device.type == "cpu" and not self.runtime.bf16 and _onednn_is_float32()
-        choices = ((False, True)[: 1 + there] for there in (True, onednn, self._has_images))
-        return [Way(*flags) for flags in itertools.product(*choices)]
+        """Return every way there is on this device, the plain one first, the compiled ones last."""
+        on_cpu = self.runtime.device.type == "cpu"
+        onednn = on_cpu and not self.runtime.bf16 and _onednn_is_float32()
+        images = IMAGES[: 1 + self._has_images + (self._has_images and on_cpu)]
+        found = [Way(*way) for way in itertools.product((False, True), (False, True)[: 1 + onednn], images)]
+        return [way for way in found if not (way.compiled and way.convolutions == AS_PRODUCTS)]
 
     def choose(self, trial: Callable[[], Tensor], seconds: Callable[[float], float], asked: Choice) -> str:
         """Measure the ways of computing a step, keep the fastest, and return what is to be said about it, or "".
@@ -216,9 +255,25 @@ class Engine:
         return self._sentence(medians, "measured")
 
     def _measure(self, trial: Callable[[], Tensor], expected: Tensor, failures: dict[Way, str]) -> dict[Way, float]:
-        """Return the median seconds of every way that agrees with the plain one; the others go into ``failures``."""
+        """Return the median seconds of the ways that agree with the plain one; the others go into ``failures``.
+
+        To compile is what takes long: it is tried on the step as written and on the fastest of the others.
+        """
+        ways, fastest = self.ways(), Way()
+        found: dict[Way, float] = {}
+        eager = [way for way in ways if not way.compiled]
+        if len(eager) > 1:
+            found = self._race(eager, trial, expected, failures)
+            fastest = min(found, key=found.__getitem__)
+        last = [Way(), fastest, Way(compiled=True), replace(fastest, compiled=True)]
+        return found | self._race([way for way in dict.fromkeys(last) if way in ways], trial, expected, failures)
+
+    def _race(
+        self, ways: list[Way], trial: Callable[[], Tensor], expected: Tensor, failures: dict[Way, str]
+    ) -> dict[Way, float]:
+        """Return the median seconds of those of ``ways`` that agree with the plain one, in turns."""
         times: dict[Way, list[float]] = {}
-        for way in self.ways():
+        for way in ways:
             self.way = way
             objection = self._objection(trial, expected)
             if objection:
@@ -276,8 +331,9 @@ class Engine:
 
 
 def _remembers(module: nn.Module) -> bool:
-    """Whether a forward pass in training changes the module: the variance of the batch, or its mean."""
-    return hasattr(module, "batch_mean") or getattr(module, "num_batches_tracked", None) is not None
+    """Whether a forward pass in training changes the module: the variance of the batch, its mean, or codes."""
+    running = getattr(module, "num_batches_tracked", None) is not None or getattr(module, "remembers", False)
+    return hasattr(module, "batch_mean") or running
 
 
 def _channels_last(value: Tensor) -> Tensor:
@@ -289,6 +345,11 @@ def loss_of_batch(output: ObjectiveOutput, share: float | Tensor) -> Tensor:
     return torch.stack([values.sum() for values in output.losses.values()]).sum() * share
 
 
+def losses_of_batch(output: ObjectiveOutput, share: float | Tensor) -> dict[str, Tensor]:
+    """Return the same of every group by itself."""
+    return {group: values.sum() * share for group, values in output.losses.items()}
+
+
 def _best(seconds: dict[Way, float], asked: Choice) -> Way:
     """Return the fastest way that was asked for; the plain one where nothing is much faster, or there is none."""
     allowed = {way: found for way, found in seconds.items() if way.compiled or asked == "auto"}
@@ -298,7 +359,7 @@ def _best(seconds: dict[Way, float], asked: Choice) -> Way:
 
 def reported(output: ObjectiveOutput) -> dict[str, Tensor]:
     """Return name -> (batch,) of what the metrics say, the loss first."""
-    return {"loss": torch.stack(list(output.losses.values())).sum(0), **output.values}
+    return {"loss": output.loss, **output.values}
 
 
 @contextlib.contextmanager

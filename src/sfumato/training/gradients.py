@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.core.processes import Processes
 
-SIGNALS = (2, 15)  # SIGINT, SIGTERM
+SIGNALS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 
 
 @dataclass(frozen=True)

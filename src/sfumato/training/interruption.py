@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for a clean end after the step; a second Ctrl-C leaves at once."""
+"""Ctrl-C, SIGTERM and a terminal that closes ask for a clean end after the step; a second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """While entered, notes SIGINT and SIGTERM instead of letting them end the process.
+    """While entered, notes SIGINT, SIGTERM and SIGHUP instead of letting them end the process.
+
+    A SIGHUP that is ignored (nohup) stays so.
 
     Args:
         say: called with one sentence when the first signal comes.
@@ -27,7 +29,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._note)
         return self
 

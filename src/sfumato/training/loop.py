@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from sfumato.core.errors import Diverged, UserError
 from sfumato.core.interfaces import Objective, ObjectiveOutput
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.processes import BatchMean, Differs, Lost
+from sfumato.core.processes import Differs, Lost
 from sfumato.core.spec import fingerprint
 from sfumato.data import Examples, Order, Prefetched
 from sfumato.io.checkpoints import Checkpoint
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
 from sfumato.training.config import TrainingConfig
+from sfumato.training.coupling import Coupling
 from sfumato.training.engine import Differentiated, Engine, Way, reported
 from sfumato.training.gradients import Gradients, clip
 from sfumato.training.guard import Verdict, bad_value
@@ -74,14 +75,14 @@ class Trainer:
                 f"training needs examples for training and for validation; got {len(train)} and {len(validation)}. "
                 "Change --split, or add examples (exact copies of one are kept in one split)."
             )
-        warm_up = getattr(objective, "schedule", None)
-        if warm_up is not None and warm_up(config.steps) != 1:
+        schedules = [getattr(part, "schedule", None) for part in objective.modules()]
+        if any(schedule is not None and schedule(config.steps) != 1 for schedule in schedules):
             raise UserError(
                 f"the KL term would not reach its full weight in {config.steps:,} steps: its warm-up is longer. "
                 "Train for more steps, or shorten the schedule of the objective."
             )
         self.runtime = open_runtime(config.precision)
-        self.objective, self.config, self.delivered = objective, config, model
+        self.objective, self.config, self.delivered = objective.to(self.runtime.device), config, model
         self.train, self.validation = train, validation
         self.preprocessing = preprocessing.to(self.runtime.device)
         self.processes = self.runtime.processes
@@ -91,13 +92,12 @@ class Trainer:
         self.keeper = Keeper(self.folder, self.listener)
         self.checkpoints = self.keeper.checkpoints
         own, _ = self.processes.part(torch.arange(config.batch_size))
-        self.state = new_state(model, config, self.runtime)
+        self.state = new_state(model, objective, config, self.runtime)
         self.model = self.state.model
         parts = (self.model, objective, self.preprocessing, self.runtime)
         self.engine = Engine(*parts, len(own), self.state.spread)
         self._gradients = Gradients(self.state.replicated, self.processes) if self.processes.several else None
-        self._batch_mean = BatchMean(self.processes)
-        self._coupled = self.processes.several and self._average_over(self._batch_mean)
+        self._coupling = Coupling(self.model, objective, self.processes)
         self.at_once = 1  # how many runs share a step; see sfumato.training.several
         self.exact = True  # whether a resumed training is promised to go on bit for bit
         self.begun = False
@@ -241,7 +241,7 @@ class Trainer:
         Raises:
             UserError: a compiled step was asked for, and there is none.
         """
-        written = self._coupled or self.state.spread
+        written = self._coupling.found or self.state.spread
         if self.config.engine == "auto" and (self.config.steps - self.state.step < WORTH_A_SEARCH or written):
             return
         if self.config.engine == "compiled" and self.state.spread:
@@ -249,9 +249,10 @@ class Trainer:
                 "the steps of weights that are spread over processes are computed as written. Leave --engine or "
                 "--shard away."
             )
-        if self.config.engine == "compiled" and self._coupled:
+        if self.config.engine == "compiled" and self._coupling.found:
             raise UserError(
-                "the optimal variance of a batch that is spread over processes is computed as written. "
+                "what looks at a whole batch that is spread over processes (optimal variance, objectives that compare "
+                "examples) is computed as written. "
                 "Leave --engine away, or use one process."
             )
         self.engine.way = Way.parse(self.processes.ask(lambda: self._measure_engine(seconds)))
@@ -307,7 +308,8 @@ class Trainer:
         counts = True
         if self.processes.several:
             own, counts = self.processes.part(indices)
-        self._computing, self._batch_mean.counts = True, counts
+        self._computing = True
+        self._coupling.count(counts)
         with self.engine.products():
             loss, norm, output = self._differentiate(own, step, counts / len(indices))
             totals = None
@@ -367,13 +369,6 @@ class Trainer:
         indices = self._order(step)
         with self.engine.products():
             return self._differentiate(indices, step, 1 / len(indices))
-
-    def _average_over(self, mean: Callable[[Tensor], Tensor]) -> bool:
-        """Let ``mean`` be what parts of the model average a batch with; return whether one of them does."""
-        coupled = [module for module in self.model.modules() if hasattr(module, "batch_mean")]
-        for module in coupled:
-            module.batch_mean = mean  # type: ignore[assignment]
-        return bool(coupled)
 
     def _new_order(self) -> Order:
         """Return the order of the data; every recovery has another one."""
@@ -483,7 +478,7 @@ class Trainer:
         """Give the model the best averaged weights, and say how it ended."""
         state = self.state
         self.model = state.deliver(self.delivered)
-        self._average_over(torch.mean)
+        self._coupling.release(self.model)
         return Outcome(
             step=state.step,
             best_step=state.best_step,

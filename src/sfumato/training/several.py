@@ -247,8 +247,8 @@ class SharedStep:
         self.model, self.objective = copy.deepcopy(first.model).train(), copy.copy(first.objective)
         self.engine = Engine(self.model, self.objective, first.preprocessing, first.runtime, 0)
         self.device = first.runtime.device
-        self.names = [name for name, _ in self.model.named_parameters()]
-        self.buffers = [name for name, _ in self.model.named_buffers()]
+        self.names = [f"model.{name}" for name, _ in self.model.named_parameters()]
+        self.buffers = [f"model.{name}" for name, _ in self.model.named_buffers()]
         self.numbers = {name: getattr(first.objective, name) for name in first.objective.numbers}
         self._noted: dict[Any, list[Draw]] = {}
         self._graphs: dict[Any, GraphModule] = {}
@@ -384,7 +384,13 @@ def _kind(trainer: Trainer) -> Any:
     counted = any(getattr(module, "num_batches_tracked", None) is not None for module in modules)
     learned = [*trainer.objective.parameters(), *trainer.objective.buffers()]
     types = {parameter.dtype for parameter in parameters}
-    if counted or learned or len(types) > 1 or not all(parameter.requires_grad for parameter in parameters):
+    if (
+        counted
+        or learned
+        or trainer.engine.grouped
+        or len(types) > 1
+        or not all(parameter.requires_grad for parameter in parameters)
+    ):
         return None
     return (
         fingerprint(trainer.model),

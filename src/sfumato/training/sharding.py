@@ -144,7 +144,7 @@ class SpreadState(TrainingState):
         self.current = Shards(copy.deepcopy(model).train(), processes)
         self.average_of = Shards(copy.deepcopy(model).eval(), processes)
         averaged = self.average_of
-        super().__init__(self.current.model, config, self.current.parameters, averaged.model, averaged.parameters)
+        super().__init__(self.current.model, config, None, self.current.parameters, averaged.model, averaged.parameters)
         self.replicated = self.current.replicated
 
     def collect(self) -> Tensor:

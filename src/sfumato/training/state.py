@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.interfaces import MODEL, Objective
 from sfumato.io.checkpoints import Checkpoint, Checkpoints
 from sfumato.io.tensors import flatten_optimizer, unflatten_optimizer
 from sfumato.training.config import TrainingConfig
@@ -24,6 +25,7 @@ from sfumato.training.runtime import Runtime
 
 TensorTree = dict[str, dict[str, Tensor]]
 BEST = "best"
+OBJECTIVE = "objective"
 PLAIN = ("step", "averages", "best_step", "best_value", "evaluations_since_best", "stopped_early", "count", "seconds")
 
 
@@ -33,7 +35,8 @@ class TrainingState:
     Args:
         model: on its device.
         config: what was decided.
-        parameters: what the optimizer changes; by default those of the model.
+        objective: whose own networks are trained too, if it has some; they are not averaged and not delivered.
+        parameters: what the optimizer changes of the model; by default all its parameters.
         averaged: a copy of the model for the averages; by default one is made.
         averaged_parameters: its counterpart of ``parameters``.
 
@@ -47,12 +50,14 @@ class TrainingState:
         self,
         model: nn.Module,
         config: TrainingConfig,
+        objective: nn.Module | None = None,
         parameters: list[Tensor] | None = None,
         averaged: nn.Module | None = None,
         averaged_parameters: list[Tensor] | None = None,
     ) -> None:
-        self.model = model
-        self.parameters: list[Tensor] = list(model.parameters()) if parameters is None else parameters
+        self.model, self.objective = model, nn.Module() if objective is None else objective
+        self._of_model: list[Tensor] = list(model.parameters()) if parameters is None else parameters
+        self.parameters: list[Tensor] = [*self._of_model, *self.objective.parameters()]
         self.replicated = self.parameters
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -81,7 +86,7 @@ class TrainingState:
         warm-up of TensorFlow's ExponentialMovingAverage.
         """
         decay = min(self.ema_decay, (1 + self.averages) / (10 + self.averages))
-        torch._foreach_lerp_(self._averaged_parameters, self.parameters, 1 - decay)
+        torch._foreach_lerp_(self._averaged_parameters, self._of_model, 1 - decay)
         for buffer, current in zip(self._averaged_buffers, self._buffers, strict=True):
             buffer.copy_(current)
         self.averages += 1
@@ -131,11 +136,11 @@ class TrainingState:
 
     def common(self) -> list[dict[str, Tensor]]:
         """Return what must be the same in every process."""
-        return [self.model.state_dict(), self.averaged.state_dict()]
+        return [self.model.state_dict(), self.averaged.state_dict(), *self._of_objective().values()]
 
     def is_finite(self) -> bool:
         """Whether every weight and every average is finite."""
-        tensors = [*self.model.state_dict().values(), *self.averaged.state_dict().values()]
+        tensors = [value for part in self.common() for value in part.values()]
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def capture(self) -> tuple[TensorTree, dict[str, Any]]:
@@ -146,6 +151,7 @@ class TrainingState:
             "ema": cloned(self.averaged.state_dict()),
             "optimizer": cloned(optimizer),
             "sums": cloned(self.sums),
+            **{stem: cloned(own) for stem, own in self._of_objective().items()},
         }
         return tensors, self.plain(settings)
 
@@ -162,6 +168,7 @@ class TrainingState:
         """Take over what :meth:`capture` returned. The best weights are not in it, only their step."""
         self.model.load_state_dict(tensors["model"])
         self.averaged.load_state_dict(tensors["ema"])
+        self.objective.load_state_dict(tensors.get(OBJECTIVE, {}))
         own = cloned(tensors["optimizer"])  # the optimizer takes tensors as they are, and changes them in place
         self.optimizer.load_state_dict(unflatten_optimizer(own, plain["optimizer"]))
         device = next(self.model.parameters()).device
@@ -189,17 +196,31 @@ class TrainingState:
             ) from None
         self.best_weights = best
 
+    def _of_objective(self) -> dict[str, dict[str, Tensor]]:
+        """Return file stem -> name -> tensor of the objective's own networks, if it has some."""
+        own = self.objective.state_dict()
+        return {OBJECTIVE: own} if own else {}
+
     def _averaged_weights(self) -> dict[str, Tensor]:
         return cloned(self.averaged.state_dict())
 
 
-def new_state(model: nn.Module, config: TrainingConfig, runtime: Runtime) -> TrainingState:
-    """Return the state of a training that begins with ``model``, which is moved to the device, unless it is copied."""
+def new_state(model: nn.Module, objective: Objective, config: TrainingConfig, runtime: Runtime) -> TrainingState:
+    """Return the state of a training that begins with ``model``, which is moved to the device, unless it is copied.
+
+    Raises:
+        UserError: weights are to be spread, and the objective has several losses.
+    """
     if config.shard and runtime.processes.several:
+        if objective.groups != (MODEL,):
+            raise UserError(
+                f"an objective with losses for {', '.join(objective.groups)} needs whole weights in every process. "
+                "Leave --shard away."
+            )
         from sfumato.training.sharding import SpreadState  # what it imports takes half a second
 
         return SpreadState(model, config, runtime.processes)
-    return TrainingState(model.to(runtime.device).train(), config)
+    return TrainingState(model.to(runtime.device).train(), config, objective)
 
 
 def best_weights(checkpoints: Checkpoints, latest: Checkpoint) -> dict[str, Tensor] | None:

@@ -45,8 +45,9 @@ def validate(
         processes: that share the work; the values are bit for bit those of one, as noise and order of the sums are.
         alike: whether all of them must compute the same number of batches, as layers of theirs talk to each other.
     """
-    was_training = model.training
+    was_training, objective_was = model.training, objective.training
     model.eval()
+    objective.eval()
     starts = range(0, len(examples), BATCH)
     mine = list(range(processes.rank, len(starts), processes.count))
     if alike and processes.rank >= len(starts) % processes.count > 0:
@@ -58,10 +59,11 @@ def validate(
             x = preprocessing(raw.to(device))
             terms = model(x, None if y is None else y.to(device), objective.samples)
             now, final = objective(terms, step), objective(terms, last_step)
-        values = {"loss": sum(now.losses.values()), "final_loss": sum(final.losses.values()), **now.values}
+        values = {"loss": now.loss, "final_loss": final.loss, **now.values}
         if number % processes.count == processes.rank:
             parts[number] = {name: value.sum(dtype=torch.float64) for name, value in values.items()}
     model.train(was_training)
+    objective.train(objective_was)
     if processes.several:
         parts = _of_all(parts, len(starts), processes)
     sums = parts[0]
