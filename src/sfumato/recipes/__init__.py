@@ -2,7 +2,7 @@
 
 from sfumato.recipes.ladder import LADDERS, build_ladder
 from sfumato.recipes.networks import RECIPES, Recipe
-from sfumato.recipes.plan import Options, Run, foresee, fresh_model, plan, schedule_for
+from sfumato.recipes.plan import Options, Run, foresee, fresh_model, fresh_objective, plan, schedule_for
 from sfumato.recipes.vae import Condition, build_vae
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "build_vae",
     "foresee",
     "fresh_model",
+    "fresh_objective",
     "plan",
     "schedule_for",
 ]

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sfumato import likelihoods
 from sfumato.core.errors import UserError, did_you_mean
-from sfumato.core.interfaces import Likelihood, Objective
+from sfumato.core.interfaces import Objective
 from sfumato.core.numerics import fixed_noise, seed_for
-from sfumato.core.schedules import Constant, WarmUp, WarmUpCosine
+from sfumato.core.schedules import WarmUpCosine
 from sfumato.core.spec import NonNegative, Size, checked, from_spec, to_spec
 from sfumato.data import (
     Dataset,
@@ -27,21 +26,23 @@ from sfumato.data import (
 from sfumato.models import Model
 from sfumato.objectives import ELBO
 from sfumato.recipes.ladder import LADDERS, build_ladder, checked_levels, is_convolutional, usual_levels
-from sfumato.recipes.networks import RECIPES
-from sfumato.recipes.vae import Condition, build_vae
+from sfumato.recipes.likelihood import build_likelihood, encoder_input
+from sfumato.recipes.networks import RECIPES, reading
+from sfumato.recipes.papers import PAPERS, Paper, Setting, elbo
+from sfumato.recipes.starting import start_parts
+from sfumato.recipes.vae import Condition
 from sfumato.training import TrainingConfig
 from sfumato.training.budget import steps_in
 from sfumato.training.engine import Choice
 
 WEIGHTS = 0x77656967  # "weig": keeps these random numbers apart from others with the same seed
+ADVERSARY = 0x61647672  # "advr", the networks of an objective
 DEFAULT_SECONDS = 240.0
 MOST_EPOCHS = 300
 EVALUATIONS = 25
 PATIENCE = 8
 GRID_CHANNELS = 4  # of a latent grid
 RATE = 1e-3
-FREE_BITS = 0.1  # nats for each latent dimension, when careful
-WARM, WARM_CAREFUL = 1, 3  # tenths of the steps
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Options:
     """What a user may ask for; None is "decide for me".
 
     Args:
-        recipe: a name of ``RECIPES`` or ``LADDERS``.
+        recipe: a name of ``RECIPES``, ``LADDERS`` or ``PAPERS``.
         latent_dim: the number of dimensions of z; of a ladder those of one level, see ``build_ladder``.
         levels: of a ladder.
         conditional: whether every class owns a learned mean.
         condition: who sees y besides the prior: prior (nobody), decoder, encoder, both.
-        likelihood: bernoulli, gaussian, logistic, categorical.
+        likelihood: one of ``sfumato.data.decisions.LIKELIHOODS``.
         binarise: none, fixed, dynamic.
-        beta: the weight of the KL term.
+        beta: the weight of the KL term; 1, or a paper's.
         epochs: passes over the training split.
         steps: optimizer steps.
         seconds: the time that training may take.
@@ -75,7 +76,7 @@ class Options:
     condition: Condition = "prior"
     likelihood: str | None = None
     binarise: str | None = None
-    beta: float = 1.0
+    beta: float | None = None
     epochs: float | None = None
     steps: int | None = None
     seconds: float | None = None
@@ -99,6 +100,8 @@ class Run:
         dataset: as it came; ``preprocessing.prepare`` gives what is trained on.
         inspection: the facts about it.
         decisions: what was chosen, and why.
+        afterwards: the kind of prior that is fitted when the training is over, of
+            :func:`~sfumato.evaluation.fit_prior`; empty for none.
     """
 
     model: Model
@@ -108,6 +111,7 @@ class Run:
     dataset: Dataset
     inspection: Inspection
     decisions: tuple[Decision, ...]
+    afterwards: str = ""
 
 
 def plan(dataset: Dataset, options: Options) -> Run:
@@ -117,20 +121,39 @@ def plan(dataset: Dataset, options: Options) -> Run:
         UserError: an option that does not exist, or does not fit the data.
     """
     facts, decisions = foresee(dataset, options)
-    recipe, latent = decided(decisions, "recipe"), decided(decisions, "latent")
     preprocessing = build_preprocessing(facts, decisions, dataset, options.seed)
-    if recipe in RECIPES and RECIPES[recipe].places and isinstance(preprocessing, Standardise):
+    networks = RECIPES.get(decided(decisions, "networks") or decided(decisions, "recipe"), RECIPES["mlp"])
+    if networks.places and isinstance(preprocessing, Standardise):
         preprocessing = _signed(facts)
-    likelihood = build_likelihood(decisions, dataset.shape)
     _, frequencies = _classes(dataset, facts, options)
-    with fixed_noise(options.seed):  # these weights are thrown away, and the caller's random numbers stay as they were
-        if recipe in LADDERS:
-            tree = to_spec(build_ladder(likelihood, latent, decided(decisions, "ladder"), frequencies))
-        else:
-            tree = to_spec(build_vae(RECIPES[recipe], likelihood, latent, frequencies, options.condition))
-    model = fresh_model(tree, options.seed)
+    paper = _paper(options)
     config, more = _training(dataset, facts, options)
-    objective = _objective(options, config.steps, latent)
+    likelihood = build_likelihood(decisions, dataset, facts)
+    features = encoder_input(likelihood)
+    if features is not None and options.recipe in LADDERS:
+        raise UserError(
+            f"a ladder takes numbers of one kind, and no counts; the likelihood is {decided(decisions, 'likelihood')}. "
+            "Leave out --recipe ladder."
+        )
+    setting = Setting(
+        likelihood=likelihood,
+        latent_dim=decided(decisions, "latent"),
+        networks=reading(networks, features),
+        frequencies=frequencies,
+        condition=options.condition,
+        examples=len(dataset.rows("train")),
+        steps=config.steps,
+        beta=_beta(options, paper),
+        careful=options.careful,
+    )
+    with fixed_noise(options.seed):  # these weights are thrown away, and the caller's random numbers stay as they were
+        if options.recipe in LADDERS:
+            levels = decided(decisions, "ladder")
+            tree = to_spec(build_ladder(setting.likelihood, setting.latent_dim, levels, frequencies))
+        else:
+            tree = to_spec(paper.model(setting))
+    model, objective = fresh_model(tree, options.seed), _objective(paper, setting, options.seed)
+    start_parts(model, preprocessing, dataset, options.seed)
     if _budget(options):
         seconds = options.seconds or DEFAULT_SECONDS
         prepared = preprocessing.prepare(dataset)
@@ -138,9 +161,14 @@ def plan(dataset: Dataset, options: Options) -> Run:
         steps = steps_in(seconds, model, objective, train, validation, preprocessing, config)
         steps = min(steps, config.steps) if options.seconds is None else steps
         config = schedule_for(config, steps)
-        objective = _objective(options, config.steps, latent)
+        objective = _objective(paper, replace(setting, steps=steps), options.seed)
     decisions += [_duration(config, options, facts), *more, *_careful(options, objective, config)]
-    return Run(model, objective, preprocessing, config, dataset, facts, tuple(decisions))
+    if options.beta is not None:
+        decisions.append(Decision("beta", setting.beta, "asked for", "--beta X", "user"))
+    if paper.afterwards:
+        because = "fitted when the training is over, to where the z of the data are"
+        decisions.append(Decision("prior", paper.afterwards, because, "sfumato fit-prior", "auto"))
+    return Run(model, objective, preprocessing, config, dataset, facts, tuple(decisions), paper.afterwards)
 
 
 def foresee(dataset: Dataset, options: Options) -> tuple[Inspection, list[Decision]]:
@@ -150,11 +178,17 @@ def foresee(dataset: Dataset, options: Options) -> tuple[Inspection, list[Decisi
         UserError: as :func:`plan`.
     """
     facts = inspect_dataset(dataset)
-    decisions = decide(facts, options.likelihood, options.binarise)
+    decisions = decide(facts, asked_likelihood(options), options.binarise)
     classes, _ = _classes(dataset, facts, options)
-    decisions += [_recipe(facts, options), _latent_dim(facts, options), *_levels(facts, options)]
+    decisions += [*_recipe(facts, options), _latent_dim(facts, options), *_levels(facts, options)]
     decisions += [classes] if classes else []
     return facts, decisions
+
+
+def asked_likelihood(options: Options) -> str | None:
+    """Return the likelihood that was asked for, or the one that the recipe is about."""
+    paper = PAPERS.get(options.recipe or "")
+    return options.likelihood or (paper.likelihood if paper else None)
 
 
 def fresh_model(tree: Mapping[str, Any], seed: int) -> Model:
@@ -164,16 +198,11 @@ def fresh_model(tree: Mapping[str, Any], seed: int) -> Model:
     return model
 
 
-def build_likelihood(decisions: list[Decision], shape: tuple[int, ...]) -> Likelihood:
-    """Return the likelihood that was decided."""
-    name, levels = decided(decisions, "likelihood"), decided(decisions, "levels", 256)
-    if name == "bernoulli":
-        return likelihoods.Bernoulli(shape)
-    if name == "logistic":
-        return likelihoods.DiscretizedLogistic(shape, levels)
-    if name == "categorical":
-        return likelihoods.Categorical(shape, levels)
-    return likelihoods.Gaussian(shape, decided(decisions, "variance", "optimal"))
+def fresh_objective(tree: Mapping[str, Any], seed: int) -> Objective:
+    """Return the objective that ``tree`` describes; the weights of its networks are a function of ``seed``."""
+    with fixed_noise(seed_for(WEIGHTS, ADVERSARY, seed)):
+        objective: Objective = from_spec(tree, "objective", "objective")
+    return objective
 
 
 def schedule_for(config: TrainingConfig, steps: int) -> TrainingConfig:
@@ -189,14 +218,23 @@ def schedule_for(config: TrainingConfig, steps: int) -> TrainingConfig:
     )
 
 
-def _recipe(facts: Inspection, options: Options) -> Decision:
-    if options.recipe is not None:
-        known = (*RECIPES, *LADDERS)
-        if options.recipe not in known:
-            raise UserError(f"there is no recipe '{options.recipe}'. {did_you_mean(options.recipe, known)}")
-        if (options.recipe.startswith("conv") or _places(options, facts)) and facts.layout != "images":
-            raise UserError(f"recipe {options.recipe} needs images; {facts.source} holds none. Use --recipe mlp.")
-        return Decision("recipe", options.recipe, "asked for", "--recipe NAME", "user")
+def _recipe(facts: Inspection, options: Options) -> list[Decision]:
+    """Return the decision about the recipe, and where that is a paper the one about the networks."""
+    asked = options.recipe
+    if asked in PAPERS:
+        networks = replace(_networks(facts), name="networks", change_with="--config FILE")
+        return [Decision("recipe", asked, PAPERS[asked].about, "--recipe NAME", "user"), networks]
+    if asked is None:
+        return [_networks(facts)]
+    known = (*RECIPES, *LADDERS, *PAPERS)
+    if asked not in known:
+        raise UserError(f"there is no recipe '{asked}'. {did_you_mean(asked, known)}")
+    if (asked.startswith("conv") or _places(options, facts)) and facts.layout != "images":
+        raise UserError(f"recipe {asked} needs images; {facts.source} holds none. Use --recipe mlp.")
+    return [Decision("recipe", asked, "asked for", "--recipe NAME", "user")]
+
+
+def _networks(facts: Inspection) -> Decision:
     if facts.layout != "images":
         return Decision("recipe", "mlp", f"{facts.dimensions} values an example", "--recipe article", "auto")
     size = "x".join(map(str, facts.shape[1:]))
@@ -292,6 +330,10 @@ def _training(dataset: Dataset, facts: Inspection, options: Options) -> tuple[Tr
     if options.batch_size is not None:
         batch = checked(options.batch_size, Size, "--batch")
         more.append(Decision("batch", batch, "asked for", "--batch N", "user"))
+    elif dataset.loader is not None and dataset.loader.batch_size is not None:
+        batch = dataset.loader.batch_size
+        because = f"the DataLoader's own; its {dataset.loader.sampler} chose the examples, the seed their order"
+        more.append(Decision("batch", batch, because, "--batch N", "auto"))
     epochs = checked(options.epochs or MOST_EPOCHS, float, "--epochs")
     if epochs <= 0:
         raise UserError(f"--epochs must be above 0; got {epochs:g}.")
@@ -324,18 +366,36 @@ def _duration(config: TrainingConfig, options: Options, facts: Inspection) -> De
     return Decision("steps", value, most, "--time 10m", "auto")
 
 
-def _objective(options: Options, steps: int, latent_dim: int) -> ELBO:
-    """Return the ELBO whose KL warms up over the first tenth of the training, or three tenths when careful."""
-    beta = checked(options.beta, NonNegative, "--beta")
-    warm = steps * (WARM_CAREFUL if options.careful else WARM) // 10
-    free_bits = round(FREE_BITS * latent_dim, 6) if options.careful else 0.0
-    return ELBO(beta=beta, free_bits=free_bits, schedule=WarmUp(warm) if warm else Constant())
+def _paper(options: Options) -> Paper:
+    """Return the paper that was asked for, or the first of them."""
+    paper = PAPERS.get(options.recipe or "", PAPERS["vae"])
+    if options.careful and paper.objective is not elbo:
+        raise UserError(
+            f"--careful changes the ELBO, and recipe {options.recipe} has another objective. Leave one of them out."
+        )
+    return paper
 
 
-def _careful(options: Options, objective: ELBO, config: TrainingConfig) -> list[Decision]:
+def _objective(paper: Paper, setting: Setting, seed: int) -> Objective:
+    with fixed_noise(seed):  # these weights are thrown away
+        tree = to_spec(paper.objective(setting))
+    return fresh_objective(tree, seed)
+
+
+def _beta(options: Options, paper: Paper) -> float:
+    if options.beta is None:
+        return 1.0 if paper.beta is None else paper.beta
+    if paper.beta is None:
+        raise UserError(f"recipe {options.recipe} has no term that --beta would weigh. Leave it out.")
+    beta: float = checked(options.beta, NonNegative, "--beta")
+    return beta
+
+
+def _careful(options: Options, objective: Objective, config: TrainingConfig) -> list[Decision]:
     """Return what ``careful`` decided, and why; all of it is in the configuration, so a resumed run has it too."""
     if not options.careful:
         return []
+    assert isinstance(objective, ELBO)
     warm = getattr(objective.schedule, "steps", 0)
     evaluations = math.ceil(warm / config.evaluate_every)
     found = [

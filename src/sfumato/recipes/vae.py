@@ -42,6 +42,6 @@ def build_vae(
     return VAE(
         prior_for(latent_dim, frequencies),
         recipe.posterior(likelihood.shape, latent_dim, encoder_sees),
-        recipe.decoder(latent_dim, likelihood.parameter_shape, decoder_sees),
+        recipe.decoder((latent_dim,), likelihood.parameter_shape, decoder_sees),
         likelihood,
     )
