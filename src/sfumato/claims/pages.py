@@ -16,6 +16,7 @@ from sfumato.io import store
 
 PAGES: dict[Language, str] = {"en": "article.md", "zh": "article.zh.md"}
 IMAGES = "images/claims"
+UNRUN = '```bash unrun="many minutes; tests/claims runs it on made-up numbers"'
 VERDICTS = {
     "holds": Words("holds", "成立"),
     "holds with a condition": Words("holds with a condition", "有条件成立"),
@@ -96,7 +97,7 @@ def page(summary: Mapping[str, Any], language: Language) -> str:
     link = f"[{'中文' if other == 'zh' else 'English'}]({PAGES[other]})"
     quick = summary["setting"]["name"] != "full"
     lines = [f"# {TITLE.of(language)}", "", link, "", OPENING.of(language), "", setting_line(summary, language), ""]
-    lines += ["```", f"sfumato claims{' --quick' if quick else ''}", "```", ""]
+    lines += [UNRUN, f"sfumato claims{' --quick' if quick else ''}", "```", ""]
     lines += [f"## {word('summary', language)}", "", *table(summary, language), ""]
     lines += [f"## {word('statements', language)}", ""]
     for statement in STATEMENTS:

@@ -15,6 +15,7 @@ from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.evaluation import Evaluation, evaluate
 from sfumato.evaluation.evidence import Evidence, find_evidence, importance_curve
 from sfumato.evaluation.features import Extractor, onnx_features
+from sfumato.evaluation.fitting import compare_priors, fit_prior, with_fitted_prior
 from sfumato.evaluation.gap import Gap, find_gap
 from sfumato.evaluation.latents import Latents, find_latents, quick_look
 from sfumato.evaluation.thorough import measure_thoroughly
@@ -38,6 +39,7 @@ __all__ = [
     "calibration",
     "class_bounds",
     "class_posterior",
+    "compare_priors",
     "elbo_terms",
     "evaluate",
     "evidence_bound",
@@ -45,6 +47,7 @@ __all__ = [
     "find_evidence",
     "find_gap",
     "find_latents",
+    "fit_prior",
     "generation_accuracy",
     "importance_bound",
     "importance_curve",
@@ -59,4 +62,5 @@ __all__ = [
     "sandwich",
     "score_baselines",
     "train_judge",
+    "with_fitted_prior",
 ]

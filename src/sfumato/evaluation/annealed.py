@@ -300,6 +300,12 @@ class _Path:
     """The densities b and r of a batch."""
 
     def __init__(self, model: Model, x: Tensor, y: Tensor | None, settings: Annealing, block: int | None) -> None:
+        place = getattr(model.prior, "space", "")
+        if place:
+            raise UserError(
+                f"annealing follows gradients through all of R^d, and the z of this model are {place}. Use the "
+                "importance bound for it."
+            )
         self.model, self.x, self.batch = model, x, x.shape[0]
         self.from_prior = settings.start == "prior"
         self.base = self._base(x, y)
@@ -476,5 +482,10 @@ def _dense(distribution: Distribution) -> Distribution:
         raise UserError(
             f"annealing needs the densities p(z) and p(x | z), and where it starts; {type(distribution).__name__}, a "
             "part of this model, has none. Use parts with a density, such as StandardNormal and Gaussian."
+        )
+    if getattr(distribution, "estimated", False):
+        raise UserError(
+            f"annealing needs the density of the prior itself; {type(distribution).__name__}, a part of this model, "
+            "has an estimate of it. Use the importance bound."
         )
     return distribution

@@ -1,7 +1,8 @@
 r"""What a model must beat: the likelihood of simple models, fitted on the training split, exact, on the same x.
 
 * ``independent``: every dimension on its own. Discrete data: the histogram of its L levels with one added to each
-  count, (n_k + 1) / (n + L). Continuous data: one Gaussian for each dimension.
+  count, (n_k + 1) / (n + L). Continuous data: one Gaussian for each dimension. Counts and the columns of a table: see
+  :mod:`sfumato.evaluation.table_baselines`.
 * ``ppca``: probabilistic PCA with as many latent dimensions as the model, for continuous data: x is
   N(m, W W^T + s^2 I) at the maximum of the likelihood.
 
@@ -23,9 +24,21 @@ from sfumato.core.processes import ALONE, Processes
 from sfumato.data import Examples
 from sfumato.evaluation.estimate import Estimate, mean_estimate
 from sfumato.evaluation.passes import batch_lengths, batches, merged
-from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic
+from sfumato.evaluation.table_baselines import column_sums, independent_columns, independent_counts
+from sfumato.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Mixed,
+    MixtureOfLogistics,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    ZeroInflated,
+)
 
 LogDensity = Callable[[Tensor], Tensor]
+COUNTS = (Poisson, NegativeBinomial, ZeroInflated)
 
 FLOOR = math.exp(-14)
 LARGEST_COVARIANCE = 4_096
@@ -55,13 +68,22 @@ def score_baselines(
         processes: that share the work.
 
     Returns:
-        ``independent``, and for continuous data of at most 4,096 dimensions ``ppca``.
+        ``independent``, and for continuous data of at most 4,096 dimensions ``ppca``. Nothing where the likelihood has
+        no density, or scores counts given their total: there is nothing to compare it with.
     """
     models: dict[str, LogDensity] = {}
     device = torch.device(device)
+    if not likelihood.has_density or getattr(likelihood, "library", "decoded") == "observed":
+        return {}
     levels = levels_of(likelihood)
-    if levels:
-        top = levels - 1 if isinstance(likelihood, Categorical) else 1
+    if isinstance(likelihood, Mixed):
+        sums = sum_over(train, preprocessing, seed, device, column_sums(likelihood), processes)
+        models["independent"] = independent_columns(likelihood, sums)
+    elif isinstance(likelihood, COUNTS):
+        each = independent_counts(*moments(train, preprocessing, seed, device, processes, full=False))
+        models["independent"] = lambda x: each(x).sum(-1)
+    elif levels:
+        top = levels - 1 if isinstance(likelihood, Categorical | Ordinal) else 1
         models["independent"] = histogram(train, preprocessing, levels, top, seed, device, processes)
     else:
         dims = math.prod(likelihood.shape)
@@ -79,16 +101,16 @@ def score_baselines(
 
 
 def levels_of(likelihood: Likelihood) -> int:
-    """Return how many levels a value has, 0 for continuous data.
+    """Return how many levels a value has, 0 for continuous data, counts and tables.
 
     Raises:
         UserError: discrete data of a kind that has no baseline.
     """
     if isinstance(likelihood, Bernoulli):
         return 2
-    if isinstance(likelihood, Categorical | DiscretizedLogistic):
+    if isinstance(likelihood, Categorical | DiscretizedLogistic | MixtureOfLogistics | Ordinal):
         return likelihood.levels
-    if likelihood.discrete:
+    if likelihood.discrete and not isinstance(likelihood, (*COUNTS, Mixed)):
         raise UserError(f"there is no baseline for {type(likelihood).__name__}. Evaluate without baselines.")
     return 0
 

@@ -26,7 +26,6 @@ from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.terms import Level, Terms
-from sfumato.distributions import LabelledMixture
 from sfumato.evaluation.measuring import measuring
 from sfumato.models import Inference, Model
 from sfumato.objectives.values import kl_of, reported
@@ -97,9 +96,9 @@ def importance_bound(
 
 def log_weights(inference: Inference, drawn: Float[Tensor, "samples batch ..."]) -> Float[Tensor, "samples batch"]:
     """Return log w = log p(x | z) + log p(z) - log q(z | x) of draws from a posterior that has a density, nats."""
-    terms = inference.terms(drawn)
-    assert terms.log_posterior is not None
-    return terms.log_likelihood + terms.log_prior - terms.log_posterior
+    weights = inference.terms(drawn).log_weights
+    assert weights is not None
+    return weights
 
 
 def pays_to_compile(model: Model, rows: int) -> bool:
@@ -199,6 +198,11 @@ def _blocks(
     for number, start in enumerate(range(0, samples, drawn)):
         with fixed_noise(seed_for(STREAM, seed, number), x.device):
             draws = inference.draw(min(drawn, samples - start))
+        if not model.likelihood.has_density:
+            raise UserError(
+                f"{type(model.likelihood).__name__} is a score in the place of a density p(x | z): there is no "
+                "evidence to bound. Train with Gaussian or DiscretizedLogistic to have one."
+            )
         if not number and not all(has_density(level.posterior) for level in inference.levels(draws[:1])):
             raise UserError(
                 f"{type(model.posterior).__name__} is a point mass: without a density q(z | x) there is no bound "
@@ -210,8 +214,10 @@ def _blocks(
 
 def _log_prior_of_classes(level: Level) -> Float[Tensor, "samples batch classes"]:
     """Return log p(z_l | ..., y) for every class y; a level whose prior knows no classes says the same for all."""
-    if isinstance(level.prior, LabelledMixture):
-        return level.prior.log_components(level.z)
+    of_classes = getattr(level.prior, "log_components", None)
+    if of_classes is not None:
+        found: Tensor = of_classes(level.z)
+        return found
     return level.prior.log_prob(level.z).unsqueeze(-1)
 
 

@@ -34,7 +34,7 @@ from sfumato.distributions import DiscretizedLogistic
 from sfumato.evaluation.estimate import Estimate, finite, mean_estimate
 from sfumato.evaluation.evaluation import Evaluation
 from sfumato.evaluation.gap import knows_labels
-from sfumato.evaluation.measuring import measuring
+from sfumato.evaluation.measuring import measuring, refuse_gaps
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
 from sfumato.models import Model
 
@@ -276,6 +276,7 @@ def predictive_checks(
         raise UserError(
             f"predictive checks need 2 real and 2 generated examples or more; got {len(examples)} and {count}."
         )
+    refuse_gaps(model.likelihood, "predictive checks")
 
     def real() -> Iterator[Tensor]:
         for batch in batches(examples, preprocessing, device, seed, tell, "real data"):

@@ -30,7 +30,7 @@ from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.evaluation.measuring import measuring
 from sfumato.evaluation.passes import Batch, Tell, batch_lengths, batches, merged
 from sfumato.evaluation.units import bits_per_dim, raw_log_density
-from sfumato.likelihoods import Bernoulli
+from sfumato.likelihoods import Bernoulli, Masked, Mixed
 from sfumato.models import Model
 
 FORMAT_VERSION = 1
@@ -216,15 +216,22 @@ class _Measured:
                 "result would not be nats. Evaluate with the preprocessing of the training, for instance Binarise."
             )
         label = y if self.labelled else None
-        self.density = has_density(self.model.posterior(x, label))
+        self.density = self.model.likelihood.has_density and has_density(self.model.posterior(x, label))
         if not self.blind:
             found = elbo_terms(self.model, x, label, samples=self.elbo_samples, seed=seed)
             for name, value in found.items():
-                self._put({"elbo": self.elbo_name, "sigma": "mean_sigma"}.get(name, name), value)
-            copy = self.preprocessing.inverse(self.model.reconstruct(x, label))
-            self._put("squared_error", (copy.double() - raw.double()).square().flatten(1).mean(1))
+                if self.model.likelihood.has_density or name not in ("elbo", "reconstruction"):
+                    self._put({"elbo": self.elbo_name, "sigma": "mean_sigma"}.get(name, name), value)
+            if not isinstance(self.model.likelihood, Mixed):
+                copy = self.preprocessing.inverse(self.model.reconstruct(x, label))
+                error = (copy.double() - raw.double()).square().flatten(1)
+                self._put(
+                    "squared_error", error.nanmean(1) if isinstance(self.model.likelihood, Masked) else error.mean(1)
+                )
         if self.samples is None or not self.density:
             return
+        if not self.model.likelihood.discrete:
+            self._put("log_abs_det", self.preprocessing.log_abs_dets(raw))
         if not self.model.num_classes:
             bound = importance_bound(self.model, x, samples=self.samples, seed=seed, compiled=self.compiled)
             self._put("evidence_bound", bound)
@@ -247,7 +254,7 @@ class _Measured:
     def values(self) -> dict[str, Estimate]:
         """Return the means over examples."""
         columns = {name: torch.cat(parts) for name, parts in self.columns.items()}
-        error = columns.pop("squared_error", None)
+        error, volume = columns.pop("squared_error", None), columns.pop("log_abs_det", None)
         result = {
             name: mean_estimate(values, "units of z" if name == "mean_sigma" else "nats")
             for name, values in columns.items()
@@ -261,7 +268,8 @@ class _Measured:
             if bits is not None:
                 result["bits_per_dim"] = bits
             else:
-                result["evidence_bound_raw"] = raw_log_density(evidence, self.preprocessing.log_abs_det)
+                assert volume is not None
+                result["evidence_bound_raw"] = mean_estimate(raw_log_density(columns["evidence_bound"], volume), "nats")
         return result
 
     def draws(self) -> dict[str, int]:
@@ -300,7 +308,12 @@ class _Measured:
             if self.blind:
                 costs = ("reconstruction", "kl", "kl_mean", "kl_variance", "reconstruction_rmse")
                 reasons |= dict.fromkeys(("elbo", *costs), f"{missing}, and the networks look at labels")
-        if not self.density:
+        if isinstance(self.model.likelihood, Mixed):
+            reasons["reconstruction_rmse"] = "every column has a unit of its own"
+        if not self.model.likelihood.has_density:
+            score = f"{type(self.model.likelihood).__name__} is a score in the place of a density p(x | z)"
+            reasons |= dict.fromkeys((self.elbo_name, "reconstruction", *bounds), score)
+        elif not self.density:
             point = f"{type(self.model.posterior).__name__} is a point mass, without a density q(z | x)"
             reasons |= dict.fromkeys((self.elbo_name, "kl", "kl_mean", "kl_variance", "mean_sigma", *bounds), point)
         elif self.samples is None:

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
 from sfumato.core.numerics import logmeanexp, seed_for
 from sfumato.core.processes import ALONE, Processes
@@ -182,7 +183,8 @@ def find_evidence(
         processes: that share the work.
 
     Raises:
-        UserError: the split is empty, a number is out of range, or a part of the model cannot be annealed.
+        UserError: the split is empty, a number is out of range, or the model has neither a density q(z | x) nor parts
+            that can be annealed.
     """
     samples, annealing = checked(samples, Size, "samples"), annealing or Annealing()
     annealed, simulated = checked(annealed, Count, "annealed"), checked(simulated, Count, "simulated")
@@ -226,7 +228,12 @@ def find_evidence(
             counts = torch.bincount(torch.bucketize(chosen, ends, right=True), minlength=len(lengths)).tolist()
             x = merged(kept, counts, processes)["x"]
             bound = bounds[str(samples)][chosen] if bounds else None
-            result = _anneal(model, x, bound, annealing, simulated, together, seed, tell, processes)
+            try:
+                result = _anneal(model, x, bound, annealing, simulated, together, seed, tell, processes)
+            except UserError as error:  # it follows from the model, so every process is told
+                if not bounds:
+                    raise
+                absent["annealed"] = str(error)
         else:
             absent["annealed"] = "not asked for: it needs a number of examples"
     return Evidence(

@@ -30,7 +30,7 @@ from sfumato.evaluation.distances import (
 )
 from sfumato.evaluation.estimate import Estimate, finite
 from sfumato.evaluation.features import STREAM, Extractor, choose, default_extractor
-from sfumato.evaluation.measuring import measuring
+from sfumato.evaluation.measuring import measuring, refuse_gaps
 from sfumato.evaluation.passes import EXAMPLES, Tell, batches
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import Model
@@ -153,6 +153,7 @@ def fidelity(
     """
     if n < 2:
         raise UserError(f"fidelity compares at least 2 examples; got n={n}. Take more.")
+    refuse_gaps(model.likelihood, "distances of features")
     prepared = preprocessing.prepare(dataset)
     draw = isinstance(model.likelihood, Bernoulli) if draw is None else draw
     with measuring(model) as device:

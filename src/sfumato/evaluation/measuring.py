@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.interfaces import Likelihood
+from sfumato.likelihoods import Masked, Mixed
 
 
 @contextlib.contextmanager
@@ -36,3 +38,12 @@ def measuring(model: nn.Module) -> Iterator[torch.device]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def refuse_gaps(likelihood: Likelihood, what: str) -> None:
+    """Raise UserError where rows have missing cells, or columns of different kinds, which ``what`` cannot compare."""
+    if isinstance(likelihood, Mixed | Masked):
+        raise UserError(
+            f"{what} compare whole rows of numbers; these have columns of different kinds, or missing cells. "
+            "Leave them out."
+        )

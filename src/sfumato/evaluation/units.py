@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 
+from jaxtyping import Float
+from torch import Tensor
+
 from sfumato.evaluation.estimate import Estimate
 
 
@@ -26,11 +29,11 @@ def bits_per_dim(log_mass: Estimate, dims: int, *, discrete: bool) -> Estimate |
     return log_mass.affine(-1 / (dims * math.log(2)), 0.0, "bits/dim") if discrete else None
 
 
-def raw_log_density(log_density: Estimate, log_abs_det: float) -> Estimate:
-    """Return mean log p(raw) in nats from mean log p(x), the densities of the data before and after preprocessing.
+def raw_log_density(log_density: Float[Tensor, " batch"], log_abs_dets: Float[Tensor, " batch"]) -> Tensor:
+    """Return log p(raw) in nats from log p(x), the densities of the data before and after preprocessing.
 
     Args:
-        log_density: mean log p(x), in nats.
-        log_abs_det: log|det df/draw| of one example, in nats.
+        log_density: log p(x) of each example, in nats.
+        log_abs_dets: log|det df/draw| of each, in nats: the same for all, unless cells are missing.
     """
-    return log_density.affine(1.0, log_abs_det, log_density.unit)
+    return log_density + log_abs_dets

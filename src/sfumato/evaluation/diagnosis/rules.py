@@ -83,7 +83,8 @@ def learning_rate(symptoms: Symptoms) -> Iterator[Finding]:
     course, settings = symptoms.course, symptoms.settings
     rate = settings.learning_rate
     first, *later = [value for _, value in course.elbo] or [0.0]
-    weighed = 0.5 <= (settings.beta or 0.0) <= 2  # else what was trained is not the ELBO, which may well fall
+    # else what was trained is not the ELBO, which may well fall
+    weighed = settings.objective == "ELBO" and 0.5 <= (settings.beta or 0.0) <= 2
     diverged = weighed and len(later) > 1 and max(later) < first
     if not diverged and rate <= FAR_RATE * USUAL_RATE:
         return
