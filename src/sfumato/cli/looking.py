@@ -1,4 +1,4 @@
-"""``sfumato inspect``, ``evaluate``, ``report`` and ``info``: what data, runs and models are."""
+"""``sfumato inspect``, ``recipes``, ``evaluate``, ``report`` and ``info``: what data, recipes, runs and models are."""
 
 from __future__ import annotations
 
@@ -109,6 +109,23 @@ def inspect(
     }
     switches = {"skip-bad": skip_bad or None, "conditional": conditional, "stream": stream}
     say(next_block(["train", data, *flags(given | switches)]))
+    return 0
+
+
+@command("recipes", "sfumato recipes", "sfumato train photos/ --recipe beta-vae", "sfumato recipes --json")
+def recipes(json: options.Json = False) -> int:
+    """Everything that --recipe takes: networks, ladders and papers, with references."""
+    from dataclasses import asdict
+
+    from sfumato.cli.printing import console, print_columns, show_json
+    from sfumato.verbs.recipes import recipes as entries
+
+    found = entries()
+    if json:
+        show_json([asdict(entry) for entry in found])
+    else:
+        rows = [(entry.name, entry.kind, entry.about, entry.reference) for entry in found]
+        print_columns(console(stderr=False), rows, keep=1, dim=3)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The entry point: runs a command and turns whatever goes wrong into one sentence and an exit code.
 
-0 done, 1 failed, 2 the user's mistake, 3 diverged, 130 and 143 interrupted.
+0 done, 1 failed, 2 the user's mistake, 3 diverged, 129, 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sfumato.cli import app as application
 from sfumato.cli import (  # noqa: F401 - they register their commands
     claims,
     exporting,
+    fitting,
     judging,
     looking,
     making,

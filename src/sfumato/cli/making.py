@@ -1,4 +1,4 @@
-"""``sfumato sample``, ``reconstruct``, ``encode``, ``decode`` and ``interpolate``: what a trained model makes."""
+"""``sfumato sample``, ``reconstruct``, ``encode``, ``decode``, ``interpolate``, ``impute``: what a model makes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ MoreData = Annotated[
         metavar="[DATA]", help="Other data than those of the run, in any form that train takes.", show_default=False
     ),
 ]
+Table = Annotated[
+    str, typer.Argument(metavar="DATA", help="A .csv or .parquet with missing cells.", show_default=False)
+]
+Draws = Annotated[int | None, options.option("--samples", Size, "Draws of z for each row.  [default: 500]")]
 Latents = Annotated[
     str, typer.Argument(metavar="Z.npz", help="Latent vectors: .npz with z or mean, or .npy.", show_default=False)
 ]
@@ -195,6 +199,25 @@ def interpolate(
         model, source, start=start, end=end, split=split, seed=seed, out=out, arrays=arrays, force=force, **more
     )
     return _tell(made.files, f"{len(made.x):,} ways")
+
+
+@command("impute", "sfumato train people.csv --likelihood mixed", "sfumato impute runs/people people.csv -o whole.csv")
+def impute(
+    run: options.Model,
+    data: Table,
+    samples: Draws = None,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    force: options.Force = False,
+) -> int:
+    """Fill the missing cells of a table from what is there in their rows; nothing else changes."""
+    from sfumato.verbs.impute import impute as verb
+
+    model, source = _sorted(run, data)
+    more = {} if samples is None else {"samples": samples}
+    found = verb(model, str(source), seed=seed, out=out, force=force, **more)
+    cells = sum(found.filled.values())
+    return _tell([found.path], f"{cells:,} cells in {len(found.filled)} columns filled, {found.samples:,} draws a row")
 
 
 def _reconstruct_tiled(model: str, image: str | None, tile: int, out: Path | None, force: bool) -> int:

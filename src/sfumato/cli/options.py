@@ -13,11 +13,64 @@ from sfumato.core.spec import Count, NonNegative, Positive, Range, Size, checked
 from sfumato.verbs.words import seconds_of, shares_of, size_of
 
 BUILT_IN = ("fashion-mnist", "fashion-mnist-mini", "dsprites", "dsprites-mini")
-LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "categorical")
+LIKELIHOODS = (
+    "bernoulli",
+    "gaussian",
+    "logistic",
+    "categorical",
+    "poisson",
+    "negative-binomial",
+    "zero-inflated-negative-binomial",
+    "continuous-bernoulli",
+    "laplace",
+    "student-t",
+    "ordinal",
+    "mixture-of-logistics",
+    "mixed",
+)
 BINARISE = ("none", "fixed", "dynamic")
 CONDITIONS = ("prior", "decoder", "encoder", "both")
+PRIORS = ("gaussian-mixture", "class-mixture", "coupling", "autoregressive", "spline", "second-stage", "codes")
 ENGINES = ("auto", "eager", "compiled")
 RECIPES = ("mlp", "article", "conv-small", "conv-large", "autoencoder-kl", "ladder")
+PAPERS = (
+    "vae",
+    "ae",
+    "sigma-vae",
+    "beta-vae",
+    "disentangled-beta-vae",
+    "factor-vae",
+    "beta-tc-vae",
+    "dip-vae",
+    "iwae",
+    "miwae",
+    "ciwae",
+    "piwae",
+    "miwae-missing",
+    "vampprior",
+    "exemplar",
+    "flow-prior",
+    "mixture-prior",
+    "two-stage-vae",
+    "vae-linnf",
+    "vae-iaf",
+    "hvae",
+    "rhvae",
+    "s-vae",
+    "poincare-vae",
+    "lvae",
+    "vq-vae",
+    "hrq-vae",
+    "wae-mmd",
+    "info-vae",
+    "aae",
+    "rae-l2",
+    "rae-gp",
+    "rae-sn",
+    "vae-gan",
+    "msssim-vae",
+    "m2",
+)
 Many = Annotated[int, Range(1, 10**12)]
 SPLITS = ("train", "validation", "test")
 
@@ -65,9 +118,9 @@ def option(names: str, hint: Any, help: str, metavar: str = "N") -> Any:
     return typer.Option(*flags, parser=number(flags[-1], hint), metavar=metavar, help=help, show_default=False)
 
 
-def chosen(name: str, names: Sequence[str], help: str) -> Any:
-    """Return a typer option for one of some names."""
-    metavar = "|".join(names)
+def chosen(name: str, names: Sequence[str], help: str, metavar: str = "") -> Any:
+    """Return a typer option for one of some names, which the help lists unless they have a ``metavar``."""
+    metavar = metavar or "|".join(names)
     return typer.Option(name, parser=choice(name, names), metavar=metavar, help=help, show_default=False)
 
 
@@ -144,7 +197,10 @@ Likelihood = Annotated[str | None, chosen("--likelihood", LIKELIHOODS, "p(x | z)
 Binarise = Annotated[
     str | None, chosen("--binarise", BINARISE, "Grey values to 0 and 1: not, once, or anew each epoch.")
 ]
-Recipe = Annotated[str | None, chosen("--recipe", RECIPES, "The networks; by default chosen from the data.")]
+Recipe = Annotated[
+    str | None,
+    chosen("--recipe", RECIPES + PAPERS, "Networks or a paper, see sfumato recipes; by default from the data.", "NAME"),
+]
 Condition = Annotated[
     str | None, chosen("--condition", CONDITIONS, "Who sees the class besides the prior: prior is nobody.")
 ]

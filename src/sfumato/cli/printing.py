@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -17,9 +18,39 @@ WIDE = 160
 GAP = "   "
 
 
+class Talk:
+    """stderr that goes silent when nobody hears it any more: a training does not end with its terminal or pipe."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or not."""
+        with self._heard():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        with self._heard():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a pipe without a reader, a terminal that was closed, a full disk
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
 def console(*, stderr: bool) -> Console:
     """Return a console; without a terminal, or with NO_COLOR or TERM=dumb, it writes no control code."""
-    stream = sys.stderr if stderr else sys.stdout
+    stream = cast(IO[str], Talk(sys.stderr)) if stderr else sys.stdout
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     watched = stream.isatty()
     return Console(

@@ -33,6 +33,7 @@ class Progress(Listener):
     def __init__(self, console: Console, unit: str = "img") -> None:
         self.console, self.unit = console, unit
         self.step = self.steps = self.batch = self.first = 0
+        self.timed = -1  # the step from which time is counted: the first one, in which a program may be compiled
         self.latest: Mapping[str, Any] = {}
         self.began = time.monotonic()
         self.recent: deque[tuple[float, int]] = deque(maxlen=26)
@@ -40,9 +41,15 @@ class Progress(Listener):
     def on_start(self, step: int, steps: int, examples_per_step: int) -> None:
         """Start counting."""
         self.step = self.first = step
-        self.steps, self.batch = steps, examples_per_step
-        self.began = time.monotonic()
-        self.recent.append((self.began, step))
+        self.steps, self.batch, self.timed = steps, examples_per_step, -1
+
+    def on_step(self, step: int) -> None:
+        """Count; the clock starts with the end of the first step."""
+        self.step = step
+        if self.timed < 0:
+            self.timed, self.began = step, time.monotonic()
+            self.recent.clear()
+            self.recent.append((self.began, step))
 
     def on_metrics(self, line: Mapping[str, Any]) -> None:
         """Keep the last line of the validation split."""
@@ -74,19 +81,18 @@ class Progress(Listener):
         parts = []
         if self.latest.get("elbo") is not None:
             parts.append(f"val ELBO {self.latest['elbo']:,.1f} nats")
-        if 0 < self.step < self.steps:
-            done = self.step - self.first
-            if done:
-                left = (time.monotonic() - self.began) / done * (self.steps - self.step)
-                parts.append(f"{time_text(left)} left")
+        if 0 <= self.timed < self.step < self.steps:
+            left = (time.monotonic() - self.began) / (self.step - self.timed) * (self.steps - self.step)
+            parts.append(f"{time_text(left)} left")
         units, dims = self.latest.get("active_units"), self.latest.get("kl_per_dimension")
         if units is not None:
             parts.append(f"active {units}/{len(dims)}" if dims else f"active {units}")
         if self.latest.get("kl") is not None:
             parts.append(f"KL {self.latest['kl']:.1f}")
-        (begin, before), (now, step) = self.recent[0], (time.monotonic(), self.step)
-        if step > before:
-            parts.append(f"{_short((step - before) * self.batch / (now - begin))} {self.unit}/s")
+        begin, before = self.recent[0] if self.recent else (self.began, self.step)
+        if self.step > before:
+            rate = (self.step - before) * self.batch / (time.monotonic() - begin)
+            parts.append(f"{_short(rate)} {self.unit}/s")
         return parts
 
 
@@ -106,7 +112,7 @@ class Lines(Progress):
 
     def on_step(self, step: int) -> None:
         """Print a line when one is due."""
-        self.step = step
+        super().on_step(step)
         passed = [mark for mark in MARKS if self._mark < mark <= self.percent]
         now = time.monotonic()
         if passed or now - self._spoken >= SPEAK_EVERY:
@@ -141,7 +147,7 @@ class Bar(Progress):
 
     def on_step(self, step: int) -> None:
         """Draw the line again, a few times a second."""
-        self.step = step
+        super().on_step(step)
         if time.monotonic() - self._drawn >= DRAW_EVERY or step == self.steps:
             self._draw()
             self.recent.append((time.monotonic(), step))

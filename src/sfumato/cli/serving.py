@@ -10,35 +10,26 @@ import typer
 from sfumato.cli import options
 from sfumato.cli.app import command
 from sfumato.core.errors import UserError
-from sfumato.core.spec import Range
+from sfumato.core.spec import Count, Range
 
 EXTRA = ("starlette", "uvicorn", "anyio")
 Ports = Annotated[int, Range(0, 65_535)]
-Many = Annotated[int, Range(2, 50_000)]
+
+
+def _named(flag: str, metavar: str, help: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=help, show_default=False)
+
+
 Port = Annotated[
     int | None, options.option("--port", Ports, "Where to listen.  [default: the first free one from 8421 on]")
 ]
 Host = Annotated[
-    str | None,
-    typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        help="Let other computers in, with a --token.  [default: 127.0.0.1]",
-        show_default=False,
-    ),
+    str | None, _named("--host", "ADDRESS", "Let other computers in, with a --token.  [default: 127.0.0.1]")
 ]
-Token = Annotated[
-    Path | None,
-    typer.Option(
-        "--token", metavar="FILE", help="The file of a token that every request must show.", show_default=False
-    ),
-]
-Public = Annotated[
-    str | None,
-    typer.Option("--public", metavar="URL", help="The address under which a proxy shows it.", show_default=False),
-]
+Token = Annotated[Path | None, _named("--token", "FILE", "The file of a token that every request must show.")]
+Public = Annotated[str | None, _named("--public", "URL", "The address under which a proxy shows it.")]
 Points = Annotated[
-    int | None, options.option("--points", Many, "Training examples on the map, at most.  [default: 5000]")
+    int | None, options.option("--points", Count, "Training examples on the map, at most.  [default: 5000]")
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open a tab of the browser.")]
 

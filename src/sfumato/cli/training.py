@@ -130,9 +130,10 @@ def train(
 @command("demo", "sfumato demo", "sfumato demo --out runs/first")
 def demo(out: RunOut = None, json: options.Json = False, quiet: options.Quiet = False) -> int:
     """Train on the images that come with sfumato, in a few minutes."""
+    from sfumato.verbs.python import DEMO, DEMO_DATA, DEMO_OUT
     from sfumato.verbs.words import seconds_of
 
-    words = {"conditional": True, "binarise": "dynamic", "time": seconds_of(DEMO_TIME)}
+    words = DEMO | {"time": seconds_of(DEMO["time"])}
     return _train(DEMO_DATA, out or DEMO_OUT, words, None, json, quiet)
 
 
@@ -162,9 +163,6 @@ def verify_resume(
     else:
         show(str(result))
     return 0 if result.identical else 1
-
-
-DEMO_DATA, DEMO_OUT, DEMO_TIME = "fashion-mnist-mini", Path("runs") / "demo", "150s"
 
 
 def _train(data: str, out: Path | None, given: dict[str, Any], log: str | None, json: bool, quiet: bool) -> int:

@@ -15,7 +15,7 @@ import contextlib
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -59,7 +59,6 @@ SHARE = Interval(Real, 0, 1, closed="neither")
 CONSTRAINTS: dict[str, list[Any]] = {
     "n_components": [COUNT, None],
     "hidden_layer_sizes": ["array-like"],
-    "likelihood": [StrOptions({"auto", *LIKELIHOODS})],
     "variance": [StrOptions({"shared", "per_dimension", "predicted", "optimal"})],
     "beta": [Interval(Real, 0, None, closed="left")],
     "max_iter": [COUNT],
@@ -68,17 +67,21 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "validation_fraction": [SHARE],
     "random_state": ["random_state"],
 }
+LIKELIHOOD: dict[str, list[Any]] = {"likelihood": [StrOptions({"auto", *LIKELIHOODS})]}
 
 
+@dataclass(eq=False, repr=False)
 class VAEBase(BaseEstimator):
     """The parameters and the training of every estimator.
+
+    The constructor only stores its arguments, which is what scikit-learn asks of it and what a dataclass writes; a
+    subclass with parameters of its own names these alone.
 
     Args:
         n_components: the dimensions of z; None: the principal components that hold 95 % of the variance, as a power
             of two, at most 32.
         hidden_layer_sizes: the widths of the encoder's gated layers, and reversed of the decoder's; () makes both
             affine, which is probabilistic PCA or factor analysis.
-        likelihood: gaussian, bernoulli, logistic, categorical, or auto, which looks at the values.
         variance: of the Gaussian likelihood: shared by all columns, per_dimension, predicted for each value, optimal.
         beta: the weight of the KL term.
         max_iter: passes over the training rows, at most; fewer where eight evaluations in a row bring nothing.
@@ -92,34 +95,20 @@ class VAEBase(BaseEstimator):
     _masked: ClassVar[bool] = False  # whether NaN is a missing value
     _fitted: ClassVar[tuple[str, ...]] = ("n_iter_",)  # what a saved folder keeps beside the model
 
-    model_: PackagedModel
-    n_iter_: int
-    n_features_in_: int
-
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        hidden_layer_sizes: tuple[int, ...] = (100,),
-        likelihood: str = "gaussian",
-        variance: str = "per_dimension",
-        beta: float = 1.0,
-        max_iter: int = 100,
-        batch_size: int | str = "auto",
-        learning_rate_init: float = 1e-3,
-        validation_fraction: float = 0.1,
-        random_state: Any = None,
-    ) -> None:
-        self.n_components = n_components
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.likelihood = likelihood
-        self.variance = variance
-        self.beta = beta
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
+    n_components: int | None = None
+    _: KW_ONLY
+    hidden_layer_sizes: tuple[int, ...] = (100,)
+    variance: str = "per_dimension"
+    beta: float = 1.0
+    max_iter: int = 100
+    batch_size: int | str = "auto"
+    learning_rate_init: float = 1e-3
+    validation_fraction: float = 0.1
+    random_state: Any = None
+    model_: PackagedModel = field(init=False)
+    n_iter_: int = field(init=False)
+    n_features_in_: int = field(init=False)
+    _batch_size: int = field(init=False)
 
     def _check_fitted(self) -> None:
         check_is_fitted(self, "model_")
@@ -144,14 +133,16 @@ class VAEBase(BaseEstimator):
         """
         seed = self._seed()
         with as_value_error():
-            dataset = self._dataset(X, y, class_names, calibration, seed)
+            left = (1 - calibration) * self.validation_fraction
+            dataset = self._dataset(X, y, class_names, (1 - calibration - left, left, calibration), seed)
             run = self._plan(dataset, seed)
             train, validation = dataset.split("train"), dataset.split("validation")
             validation = validation if len(validation) else train  # too few rows, or copies of one
             outcome = Trainer(run.model, run.objective, train, validation, run.preprocessing, run.config).fit()
         if outcome.signal is not None:
             raise KeyboardInterrupt
-        self.n_iter_ = -(-outcome.step // -(-len(train) // run.config.batch_size))
+        self._batch_size = run.config.batch_size
+        self.n_iter_ = -(-outcome.step // -(-len(train) // self._batch_size))
         self._keep(run.model, run.preprocessing, class_names)
         return np.asarray(dataset.rows("test"))
 
@@ -163,12 +154,10 @@ class VAEBase(BaseEstimator):
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _dataset(
-        self, X: Array, y: Array | None, class_names: tuple[str, ...], calibration: float, seed: int
+        self, X: Array, y: Array | None, class_names: tuple[str, ...], shares: tuple[float, float, float], seed: int
     ) -> Dataset:
-        left = (1 - calibration) * self.validation_fraction
-        shares = (1 - calibration - left, left, calibration)
-        given = {"train": np.arange(len(X))} | ({} if calibration else {"test": np.arange(0)})
-        content = Content("X", X, y, class_names, given=given)
+        """Return rows as a data set; ``shares`` of them are for training, validation and calibration."""
+        content = Content("X", X, y, class_names, given={"train": np.arange(len(X))})
         names = getattr(self, "feature_names_in_", [f"x{number}" for number in range(X.shape[1])])
         splits = make_splits(content, shares, seed)
         return Dataset("X", X, y, splits, class_names, tuple(map(str, names)))
@@ -314,12 +303,12 @@ class _Common(Independent[Normal]):
 
     def __init__(self, base: Normal, event_dims: int, noise: Tensor) -> None:
         super().__init__(base, event_dims, validate_args=False)
-        self.noise, self.used = noise, 0
+        self.given, self.used = noise, 0
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Return the next draws, (samples, batch, *event)."""
         (count,) = sample_shape
-        noise = self.noise[self.used : self.used + count].unsqueeze(1)
+        noise = self.given[self.used : self.used + count].unsqueeze(1)
         self.used += count
         return self.base_dist.loc + self.base_dist.scale * noise
 

@@ -28,7 +28,7 @@ class VAEClassifier(ClassifierMixin, VAEScorer):
     Reference: Su Jianlin's conditional VAE; Semi-Supervised Learning with Deep Generative Models, Kingma et al., 2014,
     https://arxiv.org/abs/1406.5298.
 
-    Args: those of :class:`~sfumato.estimators.density.VAEDensity`.
+    Args: those of :class:`~sfumato.estimators.density.VAEScorer`.
 
     >>> rows = np.concatenate([np.random.RandomState(0).normal(shift, 0.1, size=(20, 2)) for shift in (0, 3)])
     >>> VAEClassifier(2, max_iter=2, random_state=0).fit(rows, np.repeat(["a", "b"], 20)).predict_proba(rows).shape

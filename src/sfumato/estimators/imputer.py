@@ -1,15 +1,12 @@
-r"""Missing values from the posterior predictive.
+"""Missing values from the posterior predictive: their mean, see :mod:`sfumato.evaluation.imputation`, or draws.
 
-    p(x_missing | x_observed) = E[p(x_missing | z)] under p(z | x_observed),
-
-the expectation by importance sampling: z_k from q(z | x_observed), w_k = p(x_observed | z_k) p(z_k) / q(z_k |
-x_observed), normalised. It converges to the exact one with K. Reference: MIWAE: Deep Generative Modelling and
-Imputation of Incomplete Data Sets, Mattei and Frellsen, 2019, https://arxiv.org/abs/1812.02633.
+Reference: MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, Mattei and Frellsen, 2019,
+https://arxiv.org/abs/1812.02633.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,15 +16,17 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
-from sfumato.core.numerics import fixed_noise
+from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.data import Dataset, Standardise
 from sfumato.estimators.base import CONSTRAINTS, COUNT, Array, VAEBase
 from sfumato.evaluation.bounds import weighted_draws
+from sfumato.evaluation.imputation import imputed
 from sfumato.evaluation.measuring import measuring
 from sfumato.models import PackagedModel
 from sfumato.recipes import Run
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEBase):
     r"""Fills NaN with what the model expects there given the rest of the row, E[x_missing | x_observed].
 
@@ -38,8 +37,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEBase):
     Reference: MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, Mattei and Frellsen, 2019,
     https://arxiv.org/abs/1812.02633.
 
-    Args: those of :class:`~sfumato.estimators.base.VAEBase` but ``likelihood``, with ``variance`` shared,
-        per_dimension or predicted, and
+    Args: those of :class:`~sfumato.estimators.base.VAEBase`, with ``variance`` shared, per_dimension or predicted, and
 
         n_importance_samples: K.
         sample_posterior: fill in a draw from p(x_missing | x_observed), for multiple imputation, not its mean.
@@ -51,41 +49,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEBase):
     (False, True)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **{name: rule for name, rule in CONSTRAINTS.items() if name != "likelihood"},
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS | {
         "variance": [StrOptions({"shared", "per_dimension", "predicted"})],
         "n_importance_samples": [COUNT],
         "sample_posterior": ["boolean"],
     }
+    _masked: ClassVar[bool] = True
 
-    _masked = True
-
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        hidden_layer_sizes: tuple[int, ...] = (100,),
-        variance: str = "per_dimension",
-        beta: float = 1.0,
-        max_iter: int = 100,
-        batch_size: int | str = "auto",
-        learning_rate_init: float = 1e-3,
-        validation_fraction: float = 0.1,
-        n_importance_samples: int = 128,
-        sample_posterior: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.n_components = n_components
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.variance = variance
-        self.beta = beta
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.validation_fraction = validation_fraction
-        self.n_importance_samples = n_importance_samples
-        self.sample_posterior = sample_posterior
-        self.random_state = random_state
+    n_importance_samples: int = 128
+    sample_posterior: bool = False
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -102,26 +74,27 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEBase):
         X = self._read(X, ensure_all_finite="allow-nan")
         if not len(np.flatnonzero(np.isnan(X))):
             return np.array(X)
-        draws, parts = int(self.n_importance_samples), []
-        seed = self._seed() if self.sample_posterior else 0
-        for number, (wide, x) in enumerate(self._batches(X, draws)):
-            with fixed_noise((seed + number) % 2**31):
-                parts.append(wide.preprocessing.inverse(self._expected(wide, x, draws)))
+        parts, seed = [], self._seed() if self.sample_posterior else 0
+        common = 0 if self.sample_posterior else int(self.n_importance_samples)  # imputed rows are independent draws
+        for number, (wide, x) in enumerate(self._batches(X, common)):
+            own = seed_for(seed, number)
+            with fixed_noise(own):
+                parts.append(wide.preprocessing.inverse(self._expected(wide, x, own)))
         filled = torch.cat(parts).numpy()
         return np.where(np.isnan(X), filled, X).astype(X.dtype, copy=False)
 
-    def _expected(self, wide: PackagedModel, x: Tensor, draws: int) -> Tensor:
+    def _expected(self, wide: PackagedModel, x: Tensor, seed: int) -> Tensor:
         """Return the mean of p(x | x_observed), or a draw, (rows, columns), in the units of the model."""
+        samples = int(self.n_importance_samples)
+        if not self.sample_posterior:
+            return imputed(wide.model, x, samples=samples, seed=seed)
         weights, values = [], []
         with measuring(wide.model):
-            for terms in weighted_draws(wide.model, x, None, samples=draws, seed=0):
+            for terms in weighted_draws(wide.model, x, None, samples=samples, seed=seed):
                 assert terms.log_posterior is not None
                 weights.append(terms.log_likelihood + terms.log_prior - terms.log_posterior)
-                values.append(terms.observation.sample() if self.sample_posterior else terms.observation.mean)
-        shares = torch.cat(weights).softmax(0)  # (draws, rows)
-        if not self.sample_posterior:
-            return torch.einsum("kr,krc->rc", shares, torch.cat(values))
-        chosen = torch.multinomial(shares.T, 1).squeeze(-1)
+                values.append(terms.observation.sample())
+        chosen = torch.multinomial(torch.cat(weights).softmax(0).T, 1).squeeze(-1)
         return torch.cat(values)[chosen, torch.arange(len(x))]
 
     def _plan(self, dataset: Dataset, seed: int) -> Run:

@@ -9,6 +9,7 @@ Tolerance Limits, Wilks, 1941; conformal prediction, Vovk et al., 2005.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from sfumato.estimators.density import VAEScorer
 CONFIDENCE = 0.95
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class VAEOutlierDetector(OutlierMixin, VAEScorer):
     r"""Flags rows with log p(x) < t, and knows how often it is wrong about rows of the kind that it was fitted to.
 
@@ -28,7 +30,7 @@ class VAEOutlierDetector(OutlierMixin, VAEScorer):
     normal; outliers among them lower the threshold. A rate that the rows cannot hold (less than 1 / (n + 1)) becomes
     the lowest that they can. Reference: Wilks, 1941, https://doi.org/10.1214/aoms/1177731788.
 
-    Args: those of :class:`~sfumato.estimators.density.VAEDensity`, and
+    Args: those of :class:`~sfumato.estimators.density.VAEScorer`, and
 
         false_alarm_rate: of the normal rows that are flagged.
         calibration_fraction: of the rows, kept out of the training to set the threshold.
@@ -57,38 +59,8 @@ class VAEOutlierDetector(OutlierMixin, VAEScorer):
         "n_calibration_",
     )
 
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        hidden_layer_sizes: tuple[int, ...] = (100,),
-        likelihood: str = "gaussian",
-        variance: str = "per_dimension",
-        beta: float = 1.0,
-        max_iter: int = 100,
-        batch_size: int | str = "auto",
-        learning_rate_init: float = 1e-3,
-        validation_fraction: float = 0.1,
-        n_importance_samples: int = 64,
-        false_alarm_rate: float = 0.05,
-        calibration_fraction: float = 0.3,
-        random_state: Any = None,
-    ) -> None:
-        super().__init__(
-            n_components,
-            hidden_layer_sizes=hidden_layer_sizes,
-            likelihood=likelihood,
-            variance=variance,
-            beta=beta,
-            max_iter=max_iter,
-            batch_size=batch_size,
-            learning_rate_init=learning_rate_init,
-            validation_fraction=validation_fraction,
-            n_importance_samples=n_importance_samples,
-            random_state=random_state,
-        )
-        self.false_alarm_rate = false_alarm_rate
-        self.calibration_fraction = calibration_fraction
+    false_alarm_rate: float = 0.05
+    calibration_fraction: float = 0.3
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Self:

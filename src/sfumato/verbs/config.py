@@ -33,6 +33,14 @@ _LIKELIHOODS = {
     "Gaussian": "gaussian",
     "DiscretizedLogistic": "logistic",
     "Categorical": "categorical",
+    "Poisson": "poisson",
+    "NegativeBinomial": "negative-binomial",
+    "ContinuousBernoulli": "continuous-bernoulli",
+    "Laplace": "laplace",
+    "StudentT": "student-t",
+    "Ordinal": "ordinal",
+    "MixtureOfLogistics": "mixture-of-logistics",
+    "Mixed": "mixed",
 }
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import SfumatoError, UserError
-from sfumato.core.interfaces import Objective
 from sfumato.core.schedules import Schedule
 from sfumato.core.spec import from_spec
 from sfumato.evaluation.diagnosis import Course, Finding, Measured, Settings, Symptoms, diagnose, measure
@@ -21,9 +20,10 @@ from sfumato.evaluation.diagnosis.symptoms import State
 from sfumato.io.run import RunFolder
 from sfumato.io.store import DamagedError, shown
 from sfumato.recipes import fresh_model
+from sfumato.recipes.papers import PAPERS, elbo
 from sfumato.recipes.plan import RATE
 from sfumato.verbs.opening import Opened, is_run, open_run
-from sfumato.verbs.state import free_name, read_state
+from sfumato.verbs.state import free_name, kl_term, read_state
 
 LOCKS = Path("/proc/locks")
 RECENTLY = 120.0  # seconds without a change after which a run that nobody holds counts as stopped
@@ -193,23 +193,19 @@ def _examine(path: Path, seed: int) -> Diagnosis:
 def settings_of(decided: Mapping[str, Any]) -> Settings:
     """Return what ``run.json`` says was decided."""
     model, objective, training = decided["model"], decided["objective"], decided["training"]
-    beta = objective.get("beta", 1.0) if objective["class"] == "ELBO" else None
+    term = kl_term(objective)
     dims = 1
     for size in decided["data"]["shape"]:
         dims *= int(size)
-    if "prior" in model:
-        latent_dim, posterior = int(model["prior"].get("latent_dim", 1)), model["posterior"]["class"]
-    else:
-        latent_dim, posterior = fresh_model(model, 0).latent_dim, model["class"]
     return Settings(
         objective=objective["class"],
         likelihood=model["likelihood"]["class"],
         variance=model["likelihood"].get("variance"),
-        posterior=posterior,
-        beta=None if beta is None else float(beta),
-        free_bits=float(objective.get("free_bits", 0.0)),
+        posterior=model["posterior"]["class"] if "posterior" in model else model["class"],
+        beta=None if term is None else float(term.get("beta", 1.0)),
+        free_bits=float((term or {}).get("free_bits", 0.0)),
         dims=dims,
-        latent_dim=latent_dim,
+        latent_dim=fresh_model(model, 0).latent_dim,
         batch_size=int(training["batch_size"]),
         train=int(decided["data"]["counts"]["train"]),
         steps=int(training["steps"]),
@@ -223,12 +219,13 @@ def settings_of(decided: Mapping[str, Any]) -> Settings:
 def course_of(folder: RunFolder, decided: Mapping[str, Any], opened: Opened | None) -> Course:
     """Return how the training went, from its metrics, its checkpoints and its evaluation."""
     state = read_state(folder)
-    objective: Objective = from_spec(decided["objective"], "objective", "objective")
+    term = (kl_term(decided["objective"]) or {}).get("schedule")
+    schedule: Schedule | None = None if term is None else from_spec(term, "schedule", "schedule")
     best = opened.step if opened is not None else None
     evaluation = state.evaluation or {}
     baselines = {name: _pair(entry) for name, entry in (evaluation.get("baselines") or {}).items()}
     return replace(
-        course_of_lines(folder.metrics.read(), getattr(objective, "schedule", None), state.step, best),
+        course_of_lines(folder.metrics.read(), schedule, state.step, best),
         state=state_of(folder),
         recoveries=_recoveries(folder),
         evidence=_pair((evaluation.get("values") or {}).get("evidence_bound")),
@@ -276,17 +273,21 @@ def command_for(folder: RunFolder, decided: Mapping[str, Any], options: Sequence
     ):
         return ()
     flags: dict[str, str | None] = {}
-    named = {"recipe": "--recipe", "latent": "--latent-dim", "likelihood": "--likelihood", "binarise": "--binarise"}
-    for name, flag in named.items():
+    for name in ("recipe", "latent", "likelihood", "binarise", "beta"):
+        flag = "--latent-dim" if name == "latent" else f"--{name}"
         if decisions.get(name, {}).get("source") == "user":
-            flags[flag] = str(decisions[name]["value"])
+            value = decisions[name]["value"]
+            flags[flag] = f"{value:g}" if isinstance(value, float) else str(value)
     classes = decisions.get("classes", {})
     if classes.get("source") == "user":
         flags["--no-conditional" if classes["value"] == "not used" else "--conditional"] = None
     label = (decided["data"].get("origin") or {}).get("label")
     flags |= {"--label": str(label)} if label else {}
-    beta = decided["objective"].get("beta", 1.0)
-    flags |= {"--beta": f"{beta:g}"} if beta != 1 else {}
+    paper = PAPERS.get(flags.get("--recipe") or "")
+    beta = (kl_term(decided["objective"]) or {}).get("beta", 1.0)
+    flags |= {"--beta": f"{beta:g}"} if beta != 1 and paper is None else {}  # an older run did not write it down
+    if options[0] == "--beta" and paper is not None and paper.objective is not elbo:
+        flags.pop("--recipe")  # its beta, if any, weighs something else than the KL
     if decisions.get("steps", {}).get("source") == "user":
         flags["--steps"] = str(decided["training"]["steps"])
     careful = any(decision["change_with"] == "--no-careful" for decision in decisions.values())

@@ -29,9 +29,9 @@ from sfumato.objectives import ELBO
 from sfumato.posteriors import ClampedGaussian
 from sfumato.priors import StandardNormal
 from sfumato.recipes import Run
-from sfumato.training import Listener, Outcome, TrainingConfig
-from sfumato.verbs.listeners import Reporter
-from sfumato.verbs.train import description, finish
+from sfumato.training import TrainingConfig
+from sfumato.verbs.to_diffusers import some_rows
+from sfumato.verbs.train import description, finish_untrained
 
 HALF_RANGE = 127.5  # of 8-bit values
 MOST = 2_000  # training examples that the variance is measured on
@@ -109,12 +109,8 @@ def import_first_stage(
         return Imported(place, packaged, stage)
     sigma = fit_variance(packaged, dataset, seed)
     run = _run(packaged, dataset, seed)
-    run_folder = RunFolder(place).create()
-    with run_folder.lock():
-        run_folder.write_run(description(run, place.name) | {"imported": {"from": name, **known}})
-        reporter = Reporter(run_folder, packaged.preprocessing, dataset, 0, lambda sentence: None)
-        outcome = Outcome(0, 0, None, 0, 0, 0.0, True, False, None, "")
-        done = finish(run_folder, packaged, dataset, outcome, reporter, _Telling(tell))
+    decided = description(run, place.name) | {"imported": {"from": name, **known}}
+    done = finish_untrained(RunFolder(place), decided, packaged, dataset, tell, step=0)
     return Imported(place, packaged, stage, sigma, done.evaluation)
 
 
@@ -145,7 +141,8 @@ def fit_variance(packaged: PackagedModel, dataset: Dataset, seed: int = 0) -> fl
     """Set the decoder's variance to its best value on the training split; return the deviation in raw units."""
     model, likelihood = packaged.model, packaged.model.likelihood
     assert isinstance(likelihood, Gaussian)
-    rows = dataset.rows("train")[:MOST]
+    rows = dataset.rows("train")
+    rows = rows[some_rows(len(rows), MOST, seed)]
     total, count = 0.0, 0
     with fixed_noise(seed_for(STREAM, seed)):
         for start in range(0, len(rows), ROWS):
@@ -179,18 +176,6 @@ def _run(packaged: PackagedModel, dataset: Dataset, seed: int) -> Run:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-class _Telling(Listener):
-    """Passes on how far the evaluation is."""
-
-    def __init__(self, tell: Callable[[str, int, int], None] | None) -> None:
-        self.tell = tell
-
-    def on_measuring(self, part: str, done: int, of: int) -> None:
-        """Pass it on."""
-        if self.tell is not None:
-            self.tell(part, done, of)
 
 
 __all__ = ["Imported", "build", "fit_variance", "import_first_stage"]

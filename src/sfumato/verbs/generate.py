@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.numerics import fixed_noise, seed_for
 from sfumato.core.spec import Count, NonNegative, Size, checked
+from sfumato.data import Columns
 from sfumato.data.arrays import read_npy
 from sfumato.models import Model
 from sfumato.verbs.encode import level_names
@@ -255,7 +256,9 @@ def _write(
     elif path.suffix.lower() == ".csv":
         names = [*_names(opened), ""]
         classes = [names[number] for number in label.tolist()] if (label >= 0).any() else None
-        files.append(write_table(path, opened.columns, x, classes))
+        preprocessing = opened.model.preprocessing
+        kinds = preprocessing.columns if isinstance(preprocessing, Columns) else None
+        files.append(write_table(path, opened.columns, x, classes, kinds))
     else:
         files.append(write_arrays(path, **content))
     if extra is not None:

@@ -13,8 +13,9 @@ import torch
 from sfumato.core import html
 from sfumato.core.errors import UserError
 from sfumato.core.numerics import fixed_noise
-from sfumato.data import Dataset, Decision, Inspection, build_preprocessing, load_dataset
+from sfumato.data import Dataset, Decision, Inspection, build_preprocessing
 from sfumato.recipes import Options, foresee
+from sfumato.verbs.train import read
 from sfumato.verbs.writing import output_path, write_picture
 
 SHEET = 64
@@ -86,6 +87,6 @@ def inspect(source: Any, *, options: Options = Options(), **reading: Any) -> Ins
         options: what was asked for.
         reading: more arguments for ``load_dataset``.
     """
-    dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **reading)
+    dataset = source if isinstance(source, Dataset) else read(source, options, reading)
     facts, decisions = foresee(dataset, options)
     return Inspected(dataset, facts, tuple(decisions), options)

@@ -61,6 +61,22 @@ class Both(Listener):
         self.second.on_measuring(part, done, of)
 
 
+class Telling(Listener):
+    """Passes on how far the evaluation is.
+
+    Args:
+        tell: called as tell(part, done, of).
+    """
+
+    def __init__(self, tell: Callable[[str, int, int], None] | None) -> None:
+        self.tell = tell
+
+    def on_measuring(self, part: str, done: int, of: int) -> None:
+        """Pass it on."""
+        if self.tell is not None:
+            self.tell(part, done, of)
+
+
 class Reporter(Listener):
     """Redraws ``report.html`` at evaluations, in little of the time, and adds the latent dimensions to the metrics.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from sfumato import recipes as _recipes  # noqa: F401 - registers the classes that a model folder may name
 from sfumato.core.errors import UserError, did_you_mean
 from sfumato.core.spec import from_spec
-from sfumato.data import Dataset, load_dataset
+from sfumato.data import Columns, Dataset, load_dataset
+from sfumato.data.columns import by_name, recoded
 from sfumato.data.streams import Rows
 from sfumato.io.folder import CONFIG, load_model
 from sfumato.io.hub import is_address, parse_address, pull
@@ -98,12 +99,24 @@ class Opened:
                 )
             if self.is_images and reading.get("size") is None and isinstance(data, str | Path) and Path(data).is_dir():
                 reading["size"] = self.model.preprocessing.shape[1:]
-            dataset = data if isinstance(data, Dataset) else load_dataset(data, **{"split": (1.0, 0.0, 0.0), **reading})
+            dataset = data if isinstance(data, Dataset) else self._read(data, reading)
             rows = np.arange(len(dataset))
         if not len(rows):
             raise UserError(f"there are no examples in the {split} split. Choose another --split.")
         x = dataset.x.only(rows) if isinstance(dataset.x, Rows) else dataset.x[rows]
         return x, self._labels(dataset)[rows]
+
+    def _read(self, data: Any, reading: Mapping[str, Any]) -> Dataset:
+        """Return other data, all of them one split; a table for a model of single columns as that model writes it."""
+        preprocessing = self.model.preprocessing
+        mixed = isinstance(preprocessing, Columns)
+        dataset = load_dataset(data, **{"split": (1.0, 0.0, 0.0), "mixed": mixed, **reading})
+        if not isinstance(preprocessing, Columns) or not dataset.texts:
+            return dataset
+        x = recoded(preprocessing.columns, by_name(dataset.x, dataset.columns, dataset.texts), dataset.name)
+        preprocessing.check(x, dataset.name)
+        texts = tuple(column.texts for column in preprocessing.columns)
+        return replace(dataset, x=x, columns=self.columns, texts=texts)
 
     def seen(self, y: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return ``y`` where encoder or decoder look at labels, else None."""

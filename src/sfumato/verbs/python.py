@@ -16,13 +16,24 @@ from sfumato.training.engine import Choice
 from sfumato.verbs import inspect as _inspect
 from sfumato.verbs import train as _train
 from sfumato.verbs.config import combined, read_config, seed_of
+from sfumato.verbs.conversion import Converted
 from sfumato.verbs.start import Start, read_start
+from sfumato.verbs.units import units as _units
 from sfumato.verbs.words import seconds_of
+
+DEMO_DATA, DEMO_OUT = "fashion-mnist-mini", Path("runs") / "demo"
+DEMO: dict[str, Any] = {"conditional": True, "binarise": "dynamic", "time": "150s"}
 
 
 def inspect(
     data: Any,
     *,
+    recipe: str | None = None,
+    latent_dim: int | None = None,
+    levels: int | None = None,
+    conditional: bool | None = None,
+    likelihood: str | None = None,
+    binarise: str | None = None,
     size: int | tuple[int, int] | None = None,
     label: str | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -35,9 +46,16 @@ def inspect(
 
     Args:
         data: a folder of images, ``.npy``, ``.npz``, ``.csv``, ``.parquet``, a built-in name, an array, or (x, y); a
-            frame (pandas, polars, Arrow), an AnnData, a Hugging Face dataset, a torch ``Dataset`` or ``DataLoader``.
+            frame (pandas, polars, Arrow), an AnnData, an xarray ``DataArray``, a Hugging Face dataset, a torch
+            ``Dataset`` or ``DataLoader``.
+        recipe: see :func:`train`, as all that a training would decide otherwise.
+        latent_dim: see :func:`train`.
+        levels: see :func:`train`.
+        conditional: see :func:`train`.
+        likelihood: see :func:`train`.
+        binarise: see :func:`train`.
         size: the side of the images, or (height, width).
-        label: the column that holds the classes; of AnnData one of ``obs``.
+        label: the column that holds the classes; of AnnData one of ``obs``, of a ``DataArray`` a coordinate.
         split: the shares of train, validation and test.
         skip_bad: leave out damaged images and examples with missing values.
         stream: read examples when they are needed; None: where they would take more than an eighth of the memory.
@@ -45,7 +63,8 @@ def inspect(
         seed: of the splits.
     """
     reading = {"size": size, "label": label, "split": split, "skip_bad": skip_bad, "stream": stream, "layer": layer}
-    return _inspect.inspect(data, options=Options(seed=seed), **reading)
+    options = Options(recipe, latent_dim, levels, conditional, likelihood=likelihood, binarise=binarise, seed=seed)
+    return _inspect.inspect(data, options=options, **reading)
 
 
 def train(
@@ -91,12 +110,12 @@ def train(
         condition: who sees the class besides the prior: prior (nobody), decoder, encoder, both.
         likelihood: bernoulli, gaussian, logistic, categorical.
         binarise: none, fixed, dynamic.
-        beta: the weight of the KL term, by default 1.
+        beta: the weight of the KL term, by default 1, or what the recipe says.
         recipe: the networks: mlp, article, conv-small, conv-large, autoencoder-kl, ladder.
         epochs: passes over the training split.
         steps: optimizer steps.
         time: how long training may take: "10m", or seconds.
-        batch: examples a step.
+        batch: examples a step, by default a ``DataLoader``'s own.
         lr: Adam's learning rate at its peak.
         engine: eager, compiled, or auto, the default: the fastest by measurement, in trainings long enough to measure.
         shard: of several processes each keeps a part of the weights (FSDP2), for models that do not fit.
@@ -114,6 +133,29 @@ def train(
         on_decided: called with the plan and the folder of the run before the first step.
     """
     return _train.train(**_asked(dict(locals())))
+
+
+def demo(out: str | Path = DEMO_OUT) -> _train.TrainedRun:
+    """Train the conditional VAE on the images that come with sfumato, in a few minutes."""
+    return train(DEMO_DATA, out=out, **DEMO)
+
+
+def units(preset: str | None = None, **words: Any) -> Converted:
+    """Convert the loss of a paper or repository to ours, and back.
+
+    Args:
+        preset: the loss of a well-known repository: ``pytorch-vae``, ...
+        words: what ``sfumato units`` takes, with underscores: a loss by ``reconstruction``, ``kl``,
+            ``reconstruction_weight``, ``dims``, ``latent_dim``, ``batch``; its ``weight`` on the KL, or our ``beta``
+            (and ``sigma``); what is known of the data by ``rmse``, ``deviation``; a value of theirs by ``loss``.
+
+    Raises:
+        UserError: too little, or two things that decide the same.
+
+    >>> f"{units(reconstruction='mse-mean', beta=1, sigma=0.1, dims=12288).weight:.3g}"
+    '1.63e-06'
+    """
+    return _units({"preset": preset, **words})
 
 
 def training(data: Any, **words: Any) -> _train.Talk:
@@ -135,12 +177,11 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         value = given[name]
         return None if value is None else checked(value, hint, option or f"--{name}")
 
-    beta = read("beta", NonNegative)
     options = Options(
         **{name: given[name] for name in ("recipe", "latent_dim", "levels", "conditional", "condition")},
         likelihood=given["likelihood"],
         binarise=given["binarise"],
-        beta=1.0 if beta is None else beta,
+        beta=read("beta", NonNegative),
         epochs=read("epochs", Positive),
         steps=read("steps", Steps),
         seconds=None if given["time"] is None else seconds_of(given["time"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def read_state(folder: RunFolder) -> RunState:
         when=max(path.stat().st_mtime for path in files),
         evaluation=evaluation,
     )
+
+
+def kl_term(objective: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the specification of the ELBO whose KL term an objective has: its own, or that of a term of a sum.
+
+    None where there is none, or where something else takes its place: an ELBO at beta 0 beside other terms, or one
+    without its reconstruction.
+
+    >>> kl_term({"class": "Sum", "terms": [{"class": "MMD"}, {"class": "ELBO", "beta": 2.0}], "weights": [1, 1]})
+    {'class': 'ELBO', 'beta': 2.0}
+    """
+    if objective["class"] == "ELBO":
+        return objective
+    terms = objective["terms"] if objective["class"] == "Sum" else ()
+    bounds = (term for term in terms if term["class"] == "ELBO" and term.get("reconstruction", 1.0))
+    return next((term for term in bounds if term.get("beta", 1.0)), None)
 
 
 def goes_on(folder: RunFolder) -> bool:

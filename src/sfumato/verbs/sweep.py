@@ -25,6 +25,7 @@ from sfumato.io import store
 from sfumato.io.run import RunFolder, finite
 from sfumato.io.store import DamagedError, explained, shown
 from sfumato.models import PackagedModel
+from sfumato.recipes.papers import PAPERS
 from sfumato.report.rate_distortion import sweep_picture
 from sfumato.training import Listener, Trainer
 from sfumato.verbs import inspect as _inspect
@@ -32,7 +33,7 @@ from sfumato.verbs import python
 from sfumato.verbs.config import read_config, seed_of
 from sfumato.verbs.opening import open_run
 from sfumato.verbs.several import End, most_at_once, train_several
-from sfumato.verbs.state import free_name, read_state
+from sfumato.verbs.state import free_name, kl_term, read_state
 from sfumato.verbs.train import EVALUATION_SAMPLES, Talk, TrainedRun, resuming, versions
 
 FORMAT_VERSION = 1
@@ -199,7 +200,7 @@ def sweep(
 
     Args:
         data: what :func:`sfumato.train` takes.
-        beta: weights of the KL term, by default 0.5, 1, 2, 4, or 1 alone where sizes are given.
+        beta: weights of the KL term, by default 0.5, 1, 2, 4, or where sizes are given 1 alone, or what the paper says.
         latent_dim: sizes of z; None: the one that is decided from the data.
         out: the folder, by default ``runs/<name of the data>-sweep``.
         samples: K of the evidence bound.
@@ -214,7 +215,7 @@ def sweep(
         UserError: fewer than two settings, data or options that cannot be used, or a folder that is no sweep, or one of
             other data or options.
     """
-    settings = grid(beta, latent_dim)
+    settings = grid(beta, latent_dim, options.get("recipe"))
     samples = checked(samples, Size, "--samples")
     lengths = [name for name in LENGTHS if options.get(name) is not None]
     if len(lengths) > 1:
@@ -267,8 +268,10 @@ def sweep(
     return book.result(settings)
 
 
-def grid(beta: Sequence[float] | float | None, latent_dim: Sequence[int] | int | None) -> list[Setting]:
-    """Return every pair of a beta and a size, the smallest first.
+def grid(
+    beta: Sequence[float] | float | None, latent_dim: Sequence[int] | int | None, recipe: str | None = None
+) -> list[Setting]:
+    """Return every pair of a beta and a size, the smallest first; where sizes alone are given, a paper keeps its beta.
 
     Raises:
         UserError: a number that cannot be, or fewer than two settings.
@@ -278,8 +281,9 @@ def grid(beta: Sequence[float] | float | None, latent_dim: Sequence[int] | int |
     """
     sizes = [checked(size, Size, "--latent-dim") for size in _listed(latent_dim)]
     betas = [checked(value, NonNegative, "--beta") for value in _listed(beta)]
-    betas = betas or ([1.0] if sizes else list(BETAS))
-    pairs = itertools.product(sorted(set(sizes)) or [None], sorted(set(betas)))
+    paper = PAPERS.get(recipe or "")
+    usual = [None] if paper and (sizes or paper.beta is None) else [1.0] if sizes else list(BETAS)
+    pairs = itertools.product(sorted(set(sizes)) or [None], sorted(set(betas)) or usual)
     settings = [Setting(size, value) for size, value in pairs]
     if not 2 <= len(settings) <= MOST:
         raise UserError(
@@ -390,7 +394,9 @@ class _Book:
             return
         self.points[setting.name] = Point(
             run=setting.name,
-            beta=float(decided["objective"].get("beta", 1.0)),
+            beta=float(
+                (kl_term(decided["objective"]) or {}).get("beta", 1.0) if setting.beta is None else setting.beta
+            ),
             latent_dim=packaged.model.latent_dim,
             rate=found.values["kl"],
             distortion=found.values["reconstruction"],

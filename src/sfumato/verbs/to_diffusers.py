@@ -127,10 +127,7 @@ def measure_latents(packaged: PackagedModel, x: Any, seed: int = 0) -> LatentSta
         seed: of the choice.
     """
     encoder, _ = parts_of(packaged)
-    rows = np.arange(len(x))
-    if len(rows) > MOST:
-        with fixed_noise(seed_for(STREAM, seed)):
-            rows = np.sort(torch.randperm(len(rows))[:MOST].numpy())
+    rows = some_rows(len(x), MOST, seed)
     firsts, seconds = [], []
     for start in range(0, len(rows), ROWS):
         normal = as_normal(packaged.encode(np.asarray(x[rows[start : start + ROWS]])))
@@ -149,6 +146,14 @@ def measure_latents(packaged: PackagedModel, x: Any, seed: int = 0) -> LatentSta
         raise SfumatoError("the latents do not vary, so they cannot be scaled. Train longer.")
     error = float(each.std()) / math.sqrt(n) / (2 * overall**3) if n > 1 else math.nan
     return LatentStatistics(n, tuple(mean.tolist()), tuple(deviation.tolist()), overall, error)
+
+
+def some_rows(count: int, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return the numbers of ``count`` rows, rising, or of a random part of them where there are more than ``most``."""
+    if count <= most:
+        return np.arange(count)
+    with fixed_noise(seed_for(STREAM, seed)):
+        return np.sort(torch.randperm(count)[:most].numpy())
 
 
 def write_folder(

@@ -4,6 +4,9 @@ r"""``sfumato export --to onnx``: encoder, decoder and sampler as graphs that ne
     decoder   z [, label]     -> the mean of p(x | z)
     sampler   noise [, label] -> the same for z = m + s noise, the prior's mean and deviation
 
+The levels of a ladder lie in one row, top first: the encoder's moments are those of q(z_1 | x), and of q(z_l | x, z_<l)
+at the means of the levels above; the sampler's z_l = m_l(z_<l) + s_l(z_<l) noise_l.
+
 Raw units on both sides, images with channels last; what the encoder takes is what files hold (uint8 where values are
 8-bit). The noise of the sampler is its input, so results repeat.
 """
@@ -21,12 +24,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from sfumato.core.errors import SfumatoError, UserError
-from sfumato.core.gaussians import as_normal
+from sfumato.core.gaussians import as_normal, stated_normal
+from sfumato.core.interfaces import Prior
 from sfumato.core.spec import to_spec
 from sfumato.io.onnx import BATCH, difference, run_onnx, to_onnx
-from sfumato.models import VAE, PackagedModel
+from sfumato.models import VAE, HierarchicalVAE, PackagedModel
+from sfumato.models.joint import Chain
+from sfumato.models.model import Model
 from sfumato.report.pictures import display_range
 
 FORMAT_VERSION = "1"
@@ -78,10 +85,16 @@ class EncoderGraph(_Part):
         """Return mean and log_variance, (batch, latent_dim); the mean alone for a posterior without variance."""
         raw = x.movedim(-1, 1) if self.is_images else x
         posterior = self.model.encode(self.preprocessing.expected(raw), label)
-        normal = as_normal(posterior)
-        if normal is None:
+        levels: Sequence[Distribution] = (posterior,)
+        if isinstance(posterior, Chain):
+            levels = posterior.walk(lambda _, conditional: conditional.mean)
+        normals = [normal for normal in map(as_normal, levels) if normal is not None]
+        if len(normals) < len(levels):
             return (posterior.mean,)
-        return normal.mean, 2 * normal.scale.log()
+        mean, scale = (
+            torch.cat([getattr(normal, name).flatten(1) for normal in normals], 1) for name in ("loc", "scale")
+        )
+        return mean, 2 * scale.log()
 
 
 class DecoderGraph(_Part):
@@ -98,10 +111,13 @@ class SamplerGraph(_Part):
     def forward(self, noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return x, (batch, *shape), images with channels last."""
         prior = self.model.prior(label)
-        normal = as_normal(prior.gaussian() if hasattr(prior, "gaussian") else prior)
-        if normal is None:
-            raise UserError(no_sampler(self.model))
-        z = normal.loc + normal.scale * noise
+        if isinstance(prior, Chain):
+            z = prior.coloured(noise)
+        else:
+            normal = stated_normal(prior)
+            if normal is None:
+                raise UserError(no_sampler(self.model))
+            z = normal.loc + normal.scale * noise
         return (self.shown(self.picture(z, label if self.model.decoder.sees_label else None)),)
 
 
@@ -125,10 +141,8 @@ def graphs(packaged: PackagedModel, only: Sequence[str] = PARTS) -> tuple[Graph,
         UserError: the extra ``onnx`` is not installed, or the model is of another kind.
     """
     model, preprocessing = packaged.model, packaged.preprocessing
-    if not isinstance(model, VAE):
-        raise UserError(
-            f"ONNX graphs are made of a VAE with one level of z; got {type(model).__name__}. Use another --to."
-        )
+    if not isinstance(model, VAE | HierarchicalVAE):
+        raise UserError(f"ONNX graphs are made of a VAE or a ladder; got {type(model).__name__}. Use another --to.")
     packaged.eval()
     z, label = torch.zeros(BATCH, *model.prior.latent_shape), torch.zeros(BATCH, dtype=torch.int64)
     raw = preprocessing.inverse(torch.zeros(BATCH, *preprocessing.shape))
@@ -137,14 +151,13 @@ def graphs(packaged: PackagedModel, only: Sequence[str] = PARTS) -> tuple[Graph,
     kind = {torch.uint8: "uint8", torch.int64: "int64"}.get(raw.dtype, "float32")
     what = "image" if len(preprocessing.shape) == 3 else "row" if len(preprocessing.shape) == 1 else "array"
     data = f"{what} (batch, {', '.join(map(str, raw.shape[1:]))})"
-    has_variance = (
-        as_normal(model.encode(preprocessing.expected(_channels_first(raw, preprocessing)), label)) is not None
-    )
-    moments = ("mean", "log_variance") if has_variance else ("mean",)
+    encoder = EncoderGraph(packaged)
+    with torch.no_grad():
+        moments = ("mean", "log_variance")[: len(encoder(raw, label))]
     plans: list[tuple[str, nn.Module, dict[str, Tensor], tuple[str, ...], bool, str, str]] = [
         (
             "encoder",
-            EncoderGraph(packaged),
+            encoder,
             {"x": raw},
             moments,
             model.posterior.sees_label,
@@ -198,6 +211,7 @@ def about(packaged: PackagedModel, description: str) -> dict[str, str]:
         "task": "variational autoencoder",
         "latent_dim": model.latent_dim,
         "likelihood": type(model.likelihood).__name__,
+        "level_shapes": [list(shape) for shape in model.level_shapes],
         "class_names": list(packaged.class_names),
         "input_range": list(display_range(packaged.preprocessing)),
         "config": to_spec(packaged),
@@ -254,19 +268,19 @@ def write(folder: Path, found: tuple[Graph, ...]) -> list[Path]:
     return [write_file(folder / f"{graph.name}.onnx", graph.data) for graph in found]
 
 
-def no_sampler(model: nn.Module) -> str:
+def no_sampler(model: Model) -> str:
     """Return why there is no sampler."""
-    return f"{type(model.prior).__name__} is no normal distribution, so noise alone does not give its samples"
+    return f"{type(_top(model)).__name__} is no normal distribution, so noise alone does not give its samples"
 
 
-def _normal_prior(model: VAE) -> bool:
-    prior = model.prior(torch.zeros(1, dtype=torch.int64) if model.num_classes else None)
-    target = prior.gaussian() if hasattr(prior, "gaussian") else prior
-    return target is not None and as_normal(target) is not None
+def _normal_prior(model: Model) -> bool:
+    label = torch.zeros(1, dtype=torch.int64) if model.num_classes else None
+    return stated_normal(_top(model)(label)) is not None
 
 
-def _channels_first(raw: Tensor, preprocessing: nn.Module) -> Tensor:
-    return raw.movedim(-1, 1) if len(preprocessing.shape) == 3 else raw  # type: ignore[arg-type]
+def _top(model: Model) -> Prior:
+    """Return the prior of the uppermost level; those of the others are normal."""
+    return model.top if isinstance(model, HierarchicalVAE) else model.prior
 
 
 __all__ = ["Graph", "about", "check", "decoder_to_image", "graphs", "no_sampler", "write"]

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.core.interfaces import Objective
 from sfumato.core.processes import ALONE, Processes
 from sfumato.core.spec import from_spec, to_spec
 from sfumato.data import Dataset, Decision, Preprocessing, inspect_dataset, load_dataset
-from sfumato.evaluation import Evaluation, evaluate
+from sfumato.evaluation import Evaluation, evaluate, fit_prior
+from sfumato.evaluation.fitting import STEPS
 from sfumato.evaluation.passes import Tell
 from sfumato.io.folder import save_model
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import digest
+from sfumato.likelihoods import Mixed
 from sfumato.models import Model, PackagedModel
-from sfumato.recipes import Options, Run, fresh_model, plan
+from sfumato.recipes import Options, Run, fresh_model, fresh_objective, plan
+from sfumato.recipes.plan import asked_likelihood
+from sfumato.recipes.starting import start_parts
 from sfumato.training import Listener, Outcome, Trainer, TrainingConfig
 from sfumato.training.runtime import open_processes
-from sfumato.verbs.listeners import Both, Reporter
+from sfumato.verbs.listeners import Both, Reporter, Telling
 from sfumato.verbs.shown import Shown
 from sfumato.verbs.start import Start, same_start
 from sfumato.verbs.state import goes_on
@@ -32,8 +35,8 @@ from sfumato.verbs.verdict import verdict
 EVALUATION_SAMPLES = 100
 FORMAT_VERSION = 1
 DECIDED_BY: dict[str, tuple[str, ...]] = {
-    "model": ("likelihood", "levels", "variance", "recipe", "latent", "ladder", "classes"),
-    "objective": ("free bits", "warm-up"),
+    "model": ("likelihood", "levels", "variance", "recipe", "latent", "ladder", "classes", "prior"),
+    "objective": ("free bits", "warm-up", "beta"),
     "training": ("steps", "batch", "rate", "patience"),
     "preprocessing": ("binarise", "preprocessing"),
 }
@@ -115,7 +118,7 @@ def training(
         )
     if out is not None:
         processes.ask(lambda: goes_on(RunFolder(out)))
-    dataset = source if isinstance(source, Dataset) else load_dataset(source, seed=options.seed, **(reading or {}))
+    dataset = source if isinstance(source, Dataset) else read(source, options, reading or {})
     folder = RunFolder(out if out is not None else Path("runs") / dataset.name)
     if processes.ask(lambda: goes_on(folder)):
         return (yield from resuming(folder.path, source=dataset, listener=listener))
@@ -133,6 +136,11 @@ def training(
         if on_decided and processes.first:
             on_decided(run, folder.path)
         return (yield from _train(run, folder, listener or Listener(), resumed=False))
+
+
+def read(source: Any, options: Options, reading: Mapping[str, Any]) -> Dataset:
+    """Return the data of ``source``; for ``--likelihood mixed`` a table is read column by column."""
+    return load_dataset(source, seed=options.seed, mixed=asked_likelihood(options) == "mixed", **reading)
 
 
 def resuming(path: str | Path, *, source: Any = None, listener: Listener | None = None, at_once: int = 1) -> Talk:
@@ -167,12 +175,14 @@ def reopen(decided: Mapping[str, Any], source: Any = None) -> Run:
     """Return the run that ``run.json`` describes, with fresh weights; refuse data that are not the same."""
     dataset = same_data(decided, source)
     model = fresh_model(decided["model"], decided["training"]["seed"])
+    training: TrainingConfig = from_spec(decided["training"], "training", "training")
+    objective = fresh_objective(decided["objective"], training.seed)
+    preprocessing = fitted(decided["preprocessing"], dataset)
+    start_parts(model, preprocessing, dataset, training.seed)
     if "start" in decided:
         same_start(decided["start"]).fill(model)
-    objective: Objective = from_spec(decided["objective"], "objective", "objective")
-    training: TrainingConfig = from_spec(decided["training"], "training", "training")
-    preprocessing = fitted(decided["preprocessing"], dataset)
-    return Run(model, objective, preprocessing, training, dataset, inspect_dataset(dataset), ())
+    facts, afterwards = inspect_dataset(dataset), decided.get("afterwards", "")
+    return Run(model, objective, preprocessing, training, dataset, facts, (), afterwards)
 
 
 def same_data(decided: Mapping[str, Any], source: Any = None) -> Dataset:
@@ -201,7 +211,18 @@ def fitted(tree: Mapping[str, Any], dataset: Dataset) -> Preprocessing:
 def configured(run: Run, config: Mapping[str, Any]) -> Run:
     """Return ``run`` with the parts that a configuration file names put in the place of the decided ones."""
     parts = tuple(DECIDED_BY)
-    known = {*parts, "format_version", "name", "data", "inspection", "decisions", "versions", "seed"}
+    known = {
+        *parts,
+        "afterwards",
+        "fitted_prior",
+        "format_version",
+        "name",
+        "data",
+        "inspection",
+        "decisions",
+        "versions",
+        "seed",
+    }
     for key in config:
         if key not in known:
             raise UserError(f"the configuration has no part '{key}'. Choose from: {', '.join(parts)}.")
@@ -210,20 +231,22 @@ def configured(run: Run, config: Mapping[str, Any]) -> Run:
         return run
     training = from_spec(trees["training"], "training", "training") if "training" in trees else run.config
     model: Model = fresh_model(trees.get("model", to_spec(run.model)), training.seed)
-    objective = from_spec(trees["objective"], "objective", "objective") if "objective" in trees else run.objective
+    objective = fresh_objective(trees["objective"], training.seed) if "objective" in trees else run.objective
     preprocessing = fitted(trees["preprocessing"], run.dataset) if "preprocessing" in trees else run.preprocessing
     if model.likelihood.shape != run.dataset.shape:
         raise UserError(
             f"the configured model is for examples of shape {model.likelihood.shape}; the data have "
             f"{run.dataset.shape}. Change the shapes in the configuration."
         )
+    start_parts(model, preprocessing, run.dataset, training.seed)
     replaced = {name for part in trees for name in DECIDED_BY[part]}
     decisions = [decision for decision in run.decisions if decision.name not in replaced]
     decisions += [
         Decision(part, tree.get("class"), "the configuration says so", "--config FILE", "user")
         for part, tree in trees.items()
     ]
-    return Run(model, objective, preprocessing, training, run.dataset, run.inspection, tuple(decisions))
+    afterwards = config.get("afterwards", "") if "model" in trees else run.afterwards
+    return Run(model, objective, preprocessing, training, run.dataset, run.inspection, tuple(decisions), afterwards)
 
 
 def description(run: Run, name: str) -> dict[str, Any]:
@@ -248,6 +271,7 @@ def description(run: Run, name: str) -> dict[str, Any]:
         "objective": to_spec(run.objective),
         "training": to_spec(run.config),
         "preprocessing": to_spec(run.preprocessing),
+        **({"afterwards": run.afterwards} if run.afterwards else {}),
         "versions": versions(),
         "seed": run.config.seed,
     }
@@ -320,6 +344,9 @@ def _train(
             reporter.write(packaged, "stopped", outcome.step)
         processes.wait()  # whoever started them may end all when one has left
         return TrainedRun(folder.path, packaged, outcome, None, (), run.dataset)
+    if run.afterwards:
+        how = {"steps": min(STEPS, run.config.steps), "seed": run.config.seed}
+        packaged = fit_prior(packaged, run.dataset, run.afterwards, tell=listener.on_measuring, **how)
     return finish(folder, packaged, run.dataset, outcome, reporter, listener, processes)
 
 
@@ -335,6 +362,7 @@ def measure(
 ) -> Evaluation:
     """Return everything that an evaluation measures, with the judge where there are classes, and the baselines."""
     judge = bool(packaged.model.num_classes) and dataset.num_classes > 1
+    judge = judge and not isinstance(packaged.model.likelihood, Mixed)  # it cannot look at missing cells
     return evaluate(
         packaged.model,
         packaged.preprocessing,
@@ -352,6 +380,33 @@ def measure(
 def certified(packaged: PackagedModel, evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain json, with the hash of the weights that it is about."""
     return {**evaluation.to_dict(), "model": {"sha256": digest(packaged.state_dict())}}
+
+
+def finish_untrained(
+    folder: RunFolder,
+    decided: Mapping[str, Any],
+    packaged: PackagedModel,
+    dataset: Dataset,
+    tell: Tell | None = None,
+    step: int | None = None,
+) -> TrainedRun:
+    """Make the run of a model that was trained elsewhere: evaluate, verdict, report.
+
+    Args:
+        folder: where to; nothing may be there.
+        decided: the content of ``run.json``.
+        packaged: the model.
+        dataset: what it is evaluated on.
+        tell: called as tell(part, done, of) as the evaluation goes on.
+        step: of the weights, where that is known.
+    """
+    folder.create()
+    with folder.lock():
+        folder.write_run(decided)
+        prepared = packaged.preprocessing.prepare(dataset)
+        reporter = Reporter(folder, packaged.preprocessing, prepared, 0, lambda sentence: None)
+        outcome = Outcome(0, step, None, 0, 0, 0.0, True, False, None, "")
+        return finish(folder, packaged, dataset, outcome, reporter, Telling(tell))
 
 
 def finish(

@@ -29,7 +29,7 @@ from sfumato.data import Dataset, InMemory, load_dataset
 from sfumato.io import store
 from sfumato.io.run import RunFolder
 from sfumato.io.tensors import pack, unpack
-from sfumato.recipes import Options, Run, fresh_model, plan
+from sfumato.recipes import Options, Run, fresh_model, fresh_objective, plan
 from sfumato.training import Listener, Trainer
 from sfumato.training.state import best_weights
 
@@ -231,7 +231,7 @@ def train_task(root: Path, name: str) -> None:
     with folder.lock():
         trainer = Trainer(
             model,
-            from_spec(parts["objective"], "objective"),
+            fresh_objective(parts["objective"], 0),
             train,
             validation,
             preprocessing,

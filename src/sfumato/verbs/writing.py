@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.core.errors import UserError
-from sfumato.data import Preprocessing
+from sfumato.data import Column, Preprocessing
 from sfumato.io import store
 from sfumato.io.store import explained, shown
 from sfumato.report import image_grid, to_uint8
 from sfumato.verbs.opening import Opened
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = 16
 
 
@@ -79,15 +80,42 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> Path:
     return write(path, buffer.getvalue())
 
 
-def write_table(path: Path, columns: Sequence[str], rows: NDArray[Any], classes: Sequence[str] | None = None) -> Path:
-    """Write a csv; ``classes`` is one more column, named class."""
+def write_table(
+    path: Path,
+    columns: Sequence[str],
+    rows: NDArray[Any],
+    classes: Sequence[str] | None = None,
+    kinds: Sequence[Column] | None = None,
+) -> Path:
+    """Write a csv; ``classes`` is one more column, named class; ``kinds`` say how each column writes its cells.
+
+    Texts are quoted by :func:`no_formula`.
+    """
+    kinds = kinds or [Column(name, "real") for name in columns]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "class"] if classes is not None else columns)
+    names = list(map(no_formula, columns))
+    writer.writerow([*names, "class"] if classes is not None else names)
     for number, row in enumerate(rows):
-        cells = [f"{value:.7g}" for value in row.tolist()]
-        writer.writerow([*cells, classes[number]] if classes is not None else cells)
+        cells = [_cell(kind, value) for kind, value in zip(kinds, row.tolist(), strict=True)]
+        writer.writerow([*cells, no_formula(classes[number])] if classes is not None else cells)
     return write(path, text.getvalue().encode())
+
+
+def _cell(kind: Column, value: float) -> str:
+    if kind.texts:
+        return no_formula(str(kind.written(value)))
+    return str(kind.written(value)) if kind.whole else f"{value:.7g}"
+
+
+def no_formula(text: str) -> str:
+    """Return ``text`` with a ' in front where a spreadsheet would take it for a formula; every line end is a \\n.
+
+    >>> no_formula("=1+1"), no_formula("3-4")
+    ("'=1+1", '3-4')
+    """
+    quoted = f"'{text}" if text.startswith(FORMULAS) else text
+    return quoted.replace("\r\n", "\n").replace("\r", "\n")  # a lone \r would end a line, for csv quotes it not
 
 
 def write(path: Path, data: bytes) -> Path:
