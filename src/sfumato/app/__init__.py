@@ -5,6 +5,6 @@
 itself, plain modules without a build; ``server`` listens.
 """
 
-from sfumato.app.python import Explorer, explore
+from sfumato.app.python import Explorer, Service, explore, serve
 
-__all__ = ["Explorer", "explore"]
+__all__ = ["Explorer", "Service", "explore", "serve"]

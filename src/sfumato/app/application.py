@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
 
 import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sfumato.app.explorer import explorer_routes, in_thread
+from sfumato.app.explorer import explorer_routes
 from sfumato.app.guard import Guard, House, Limits, Refused
-from sfumato.app.model import Served
 from sfumato.app.service import service_routes
 from sfumato.app.watching import Watched
 
@@ -33,15 +31,7 @@ def build(watched: Watched, house: House, *, page: bool, limits: Limits = Limits
     from sfumato import __version__
 
     limiter = anyio.CapacityLimiter(limits.working)
-
-    async def newest() -> Served:
-        snapshot = await in_thread(limiter, watched.looked)
-        if snapshot is None:
-            raise Refused(409, "expected a run with a checkpoint; this one has none yet. Ask again in a moment.")
-        served: Served = snapshot.served
-        return served
-
-    routes = service_routes(newest, limiter, house.token is not None, __version__)
+    routes = service_routes(watched, limiter, house.token is not None, __version__)
     if page:
         routes += [*explorer_routes(watched, limiter), *asset_routes()]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Refused: _refuse})
@@ -76,7 +66,4 @@ def _refuse(request: Request, error: Exception) -> Response:
             404: "expected an address of this service; got another. GET /openapi.json lists them.",
             405: "expected another method for this address. GET /openapi.json lists them.",
         }.get(status, "expected another request. GET /openapi.json lists them.")
-    content: Any = {"error": sentence}
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(content, status, {"cache-control": "no-store", **headers})
+    return JSONResponse({"error": sentence}, status, headers)

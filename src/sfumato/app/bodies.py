@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sfumato.app.guard import Refused
@@ -41,15 +40,15 @@ MAX_ARRAY_BYTES = 64_000_000
 GRID = 16
 
 
-async def read_json(request: Request, allowed: Mapping[str, bool]) -> dict[str, Any]:
+def read_json(body: bytes, allowed: Mapping[str, bool]) -> dict[str, Any]:
     """Return the object in the body.
 
     Args:
-        request: its body is json.
+        body: json.
         allowed: the keys that may be there, and whether they must.
     """
     try:
-        found = strict_json.parse(await request.body(), "the body", MAX_JSON)
+        found = strict_json.parse(body, "the body", MAX_JSON)
     except UserError as error:
         raise Refused(400, f"{error}".replace("Use the original file.", "Send json.")) from None
     if not isinstance(found, dict):
@@ -63,25 +62,26 @@ async def read_json(request: Request, allowed: Mapping[str, bool]) -> dict[str, 
     return found
 
 
-async def read_arrays(request: Request, name: str, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Any]:
+def read_arrays(body: bytes, kind: str, name: str, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Any]:
     """Return the array ``name`` of the body and what it says about classes, or None.
 
     Args:
-        request: json, npz, or, where ``preprocessing`` is given, a picture.
+        body: json, npz, or, where ``preprocessing`` is given, a picture.
+        kind: its Content-Type.
         name: "x" or "z".
         preprocessing: of a model of images.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind.partition(";")[0].strip().lower()
     if kind == JSON:
-        found = await read_json(request, {name: True, "y": False})
+        found = read_json(body, {name: True, "y": False})
         return numbers(found[name], name), found.get("y")
     if kind in (NPZ, OCTETS):
-        arrays = read_npz(await request.body(), (name, "y"))
+        arrays = read_npz(body, (name, "y"))
         if name not in arrays:
             raise Refused(422, f"expected an array named {name} in the archive; it is missing. Add it.")
         return arrays[name], arrays["y"].tolist() if "y" in arrays else None
     if kind in PICTURES and preprocessing is not None and len(preprocessing.shape) == 3:
-        return from_picture(await request.body(), preprocessing)[None], None
+        return from_picture(body, preprocessing)[None], None
     wanted = ", ".join((JSON, NPZ, *(("a picture",) if preprocessing is not None else ())))
     raise Refused(415, f"expected the Content-Type {wanted}; got another. Say what the body is.")
 
@@ -200,17 +200,15 @@ def checked_rows(
 def answer(arrays: Mapping[str, NDArray[Any]], form: str, preprocessing: Preprocessing, **facts: Any) -> Response:
     """Return arrays as json, npz or, of images alone, one PNG of a grid."""
     if form == "json":
-        return JSONResponse(
-            {**{name: finite(array.tolist()) for name, array in arrays.items()}, **facts}, headers=_NO_STORE
-        )
+        return JSONResponse({**{name: finite(array.tolist()) for name, array in arrays.items()}, **facts})
     if form == "npz":
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        return Response(buffer.getvalue(), media_type=NPZ, headers=_NO_STORE)
+        return Response(buffer.getvalue(), media_type=NPZ)
     if len(preprocessing.shape) != 3 or "x" not in arrays:
         raise Refused(422, "expected format json or npz, as this is not a picture; got png. Ask for another format.")
     picture = image_grid(arrays["x"], min(GRID, len(arrays["x"])), None, preprocessing)
-    return Response(png(picture), media_type="image/png", headers=_NO_STORE)
+    return Response(png(picture), media_type="image/png")
 
 
 def png(picture: Image.Image) -> bytes:
@@ -225,6 +223,3 @@ def shown(x: NDArray[Any], preprocessing: Preprocessing) -> NDArray[Any]:
     if len(preprocessing.shape) == 3:
         return to_uint8(x, preprocessing)
     return np.asarray(x, np.float32).reshape(len(x), -1)
-
-
-_NO_STORE = {"cache-control": "no-store"}

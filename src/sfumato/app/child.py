@@ -1,4 +1,4 @@
-"""The process that :func:`sfumato.app.explore` starts: asked by one line of json, ended when its input closes."""
+"""The process that ``sfumato.explore`` and ``serve`` start: asked by one line of json, ended when its input closes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ def main() -> None:
     from sfumato.core.errors import SfumatoError
 
     try:
-        from sfumato.app.running import open_explorer
+        from sfumato.app.running import open_explorer, open_service
         from sfumato.app.server import new_ticket, serve
 
         ticket = new_ticket()
-        app, where = open_explorer(asked["run"], port=asked["port"], points=asked["points"], ticket=ticket)
+        if asked["what"] == "service":
+            app, where = open_service(asked["run"], port=asked["port"])
+        else:
+            app, where = open_explorer(asked["run"], port=asked["port"], points=asked["points"], ticket=ticket)
     except SfumatoError as error:
         _say({"error": str(error), "exit_code": error.exit_code})
         return

@@ -4,8 +4,9 @@ In this order, before routing: a method that reads or posts; one ``Host`` that i
 that resolves to 127.0.0.1 is not); ``Origin`` absent or ours; ``Sec-Fetch-Site`` same-origin or none; the token,
 compared in constant time; a short address; a body with its length said beforehand and bounded; a place in the line, of
 which two are at work and sixteen wait. Only then the body is read, within its length and a time, and the work is done
-within another time. There are no CORS headers, no redirects, no WebSockets; every answer carries a strict
-Content-Security-Policy and ``nosniff``. What goes wrong is one sentence of json, without a path or a traceback.
+within another time; work that takes longer keeps its place until it has ended. There are no CORS headers, no redirects,
+no WebSockets; every answer carries a strict Content-Security-Policy and ``nosniff``, and is not stored unless it says
+so. What goes wrong is one sentence of json, without a path or a traceback.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-COOKIE = "sfumato_token"
+COOKIE = "sfumato_token"  # with our port behind it, for browsers share cookies among the ports of a name
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 METHODS = ("GET", "HEAD", "POST")
 _SELF = "'self'"
@@ -77,6 +78,11 @@ class House:
     token: str | None = None
     public: tuple[str, str] | None = None
     ticket: str | None = None
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie that keeps the token."""
+        return f"{COOKIE}_{self.port}"
 
     @property
     def own(self) -> frozenset[str]:
@@ -143,7 +149,9 @@ class Guard:
             messages = error_messages(refusal)
         for message in messages:
             if message["type"] == "http.response.start":
-                message["headers"] = [*_without(message.get("headers", ()), given), *given]
+                own = _without(message.get("headers", ()), given)
+                stored = any(name.lower() == _STORING[0] for name, _ in own)
+                message["headers"] = [*own, *given, *(() if stored else (_STORING,))]
             try:
                 await asyncio.wait_for(send(message), self.limits.seconds_to_send)
             except TimeoutError:
@@ -204,7 +212,7 @@ class Guard:
 
     def _knows_token(self, scope: Scope, headers: Headers) -> bool:
         assert self.house.token is not None
-        given = [headers.one("authorization").removeprefix("Bearer "), cookie(headers.one("cookie"))]
+        given = [headers.one("authorization").removeprefix("Bearer "), cookie(headers.one("cookie"), self.house.cookie)]
         if scope["method"] == "GET" and scope["path"] == "/":
             given.append(_query(scope, "token"))
         return sum(same(item, self.house.token) for item in given) > 0  # every one is compared
@@ -215,11 +223,7 @@ class Guard:
             raise Refused(429, "expected patience; too many requests wait already. Ask again in a second.", _RETRY)
         self.admitted += 1
         try:
-            body = await self._body(receive, length)
-            if self._working is None:
-                self._working = asyncio.Semaphore(self.limits.working)
-            async with self._working:
-                return await self._answer(scope, body)
+            return await self._answer(scope, await self._body(receive, length))
         finally:
             self.admitted -= 1
 
@@ -247,7 +251,10 @@ class Guard:
         return b"".join(parts)
 
     async def _answer(self, scope: Scope, body: bytes) -> list[Message]:
-        messages: list[Message] = []
+        """Let the application answer, in one of few places; one that takes too long is not waited for any more."""
+        if self._working is None:
+            self._working = asyncio.Semaphore(self.limits.working)
+        working, messages = self._working, list[Message]()
         rest: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -256,10 +263,18 @@ class Guard:
         async def keep(message: Message) -> None:
             messages.append(message)
 
+        def ended(task: asyncio.Future[None]) -> None:
+            working.release()
+            _ = task.cancelled() or task.exception()  # looked at, also where nobody waits for it any more
+
+        seconds = self.limits.seconds_to_work
         try:
-            await asyncio.wait_for(self.app(scope, replay, keep), self.limits.seconds_to_work)
+            async with asyncio.timeout(seconds):
+                await working.acquire()
+                task = asyncio.ensure_future(self.app(scope, replay, keep))
+                task.add_done_callback(ended)
+                await asyncio.shield(task)
         except TimeoutError:
-            seconds = self.limits.seconds_to_work
             raise Refused(
                 503, f"expected an answer within {seconds:g} seconds; it takes longer. Ask for less."
             ) from None
@@ -291,6 +306,7 @@ class Headers:
 
 
 _RETRY = {"retry-after": "1"}
+_STORING = (b"cache-control", b"no-store")
 
 
 def same(given: str, expected: str) -> bool:
@@ -298,10 +314,10 @@ def same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
-def cookie(header: str) -> str:
-    """Return our token from a ``Cookie`` header, or nothing."""
+def cookie(header: str, name: str) -> str:
+    """Return the value of one cookie of a ``Cookie`` header, or nothing."""
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return found.value if found else ""
@@ -319,14 +335,14 @@ def extra_headers(scope: Scope, house: House) -> list[tuple[bytes, bytes]]:
     }
     shown = _query(scope, "token") if scope["path"] == "/" else ""
     if house.token is not None and shown and same(shown, house.token):
-        headers["set-cookie"] = f"{COOKIE}={house.token}; Path=/; HttpOnly; SameSite=Strict"
+        headers["set-cookie"] = f"{house.cookie}={house.token}; Path=/; HttpOnly; SameSite=Strict"
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def error_messages(refusal: Refused) -> list[Message]:
     """Return the answer that says a refusal in one sentence."""
     body = json.dumps({"error": refusal.sentence}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store"}
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
     pairs = [(name.encode(), value.encode()) for name, value in {**headers, **refusal.headers}.items()]
     start = {"type": "http.response.start", "status": refusal.status, "headers": pairs}
     return [start, {"type": "http.response.body", "body": body}]

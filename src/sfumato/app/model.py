@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class Served:
         known, count = self.packaged.class_names, self.packaged.model.num_classes
         return (*known, *map(str, range(len(known), count)))
 
-    @property
+    @cached_property
     def has_evidence(self) -> bool:
         """Whether log p(x) can be bounded: the posterior has a density."""
         with torch.no_grad():

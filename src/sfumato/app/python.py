@@ -1,4 +1,4 @@
-"""The explorer from Python: a process of its own beside the notebook, ended with it."""
+"""The explorer and the service from Python: a process of its own beside the notebook, ended with it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,28 @@ import sys
 import webbrowser
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sfumato.core.errors import SfumatoError, UserError
 
-START_SECONDS = 120
 HEIGHT = 760
 
 
-class Explorer:
-    """An explorer that runs, in a process of its own.
+class Service:
+    """A service that runs, in a process of its own.
 
     Args:
         process: that serves.
-        address: what to open in a browser.
-        frame: the same with a ticket, which lets a notebook on this machine show it inline.
+        address: where it answers.
     """
 
-    def __init__(self, process: subprocess.Popen[str], address: str, frame: str) -> None:
-        self.process, self.address, self.frame = process, address, frame
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.process, self.address = process, address
         atexit.register(self.close)
 
     def __repr__(self) -> str:
         state = "running" if self.process.poll() is None else "ended"
-        return f"Explorer({self.address}, {state})"
-
-    def _repr_html_(self) -> str:
-        url = escape(self.frame, quote=True)
-        return (
-            f'<iframe src="{url}" width="100%" height="{HEIGHT}" style="border:0" title="sfumato explorer"></iframe>'
-            f'<p><a href="{escape(self.address, quote=True)}">{escape(self.address)}</a></p>'
-        )
+        return f"{type(self).__name__}({self.address}, {state})"
 
     def close(self) -> None:
         """End it; twice is no mistake."""
@@ -56,11 +47,32 @@ class Explorer:
         if self.process.stdout is not None:
             self.process.stdout.close()
 
-    def __enter__(self) -> Explorer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.close()
+
+
+class Explorer(Service):
+    """An explorer that runs, in a process of its own.
+
+    Args:
+        process: that serves.
+        address: what to open in a browser.
+        frame: the same with a ticket, which lets a notebook on this machine show it inline.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], address: str, frame: str) -> None:
+        super().__init__(process, address)
+        self.frame = frame
+
+    def _repr_html_(self) -> str:
+        url = escape(self.frame, quote=True)
+        return (
+            f'<iframe src="{url}" width="100%" height="{HEIGHT}" style="border:0" title="sfumato explorer"></iframe>'
+            f'<p><a href="{escape(self.address, quote=True)}">{escape(self.address)}</a></p>'
+        )
 
 
 def explore(run: Any, port: int | None = None, open: bool | None = None, points: int = 5_000) -> Explorer:
@@ -78,26 +90,48 @@ def explore(run: Any, port: int | None = None, open: bool | None = None, points:
     Raises:
         UserError: not a run, or a port that is taken.
     """
+    process, found = _started(run, {"what": "explorer", "port": port, "points": points})
+    explorer = Explorer(process, found["address"], found["frame"])
+    if open or (open is None and not _in_notebook()):
+        webbrowser.open(explorer.address)
+    return explorer
+
+
+def serve(run: Any, port: int | None = None) -> Service:
+    """Serve encode, decode, sample, reconstruct and score of a run over HTTP, for programs on this machine.
+
+    Args:
+        run: the folder of a run, or a model folder; or what ``train`` returned.
+        port: by default the first free one from 8421 on; 0: any.
+
+    Returns:
+        the service; ``close`` it, or use it in a ``with``. It ends with this Python.
+
+    Raises:
+        UserError: not a run, or a port that is taken.
+    """
+    process, found = _started(run, {"what": "service", "port": port})
+    return Service(process, found["address"])
+
+
+def _started(run: Any, asked: dict[str, Any]) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    """Return the process that serves what was asked for, and where."""
     path = Path(getattr(run, "path", run))
     command = [sys.executable, "-m", "sfumato.app.child"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps({"run": str(path.absolute()), "port": port, "points": points}) + "\n")
+    process.stdin.write(json.dumps({"run": str(path.absolute()), **asked}) + "\n")
     process.stdin.flush()
     line = process.stdout.readline()
-    found: dict[str, Any] = (
-        json.loads(line) if line else {"error": "the explorer ended before it began.", "exit_code": 1}
-    )
+    ended = {"error": f"the {asked['what']} ended before it began.", "exit_code": 1}
+    found: dict[str, Any] = json.loads(line) if line else ended
     if "error" in found:
         process.stdin.close()
         process.wait()
         process.stdout.close()
         raise (UserError if found["exit_code"] == 2 else SfumatoError)(found["error"])
-    explorer = Explorer(process, found["address"], found["frame"])
-    if open or (open is None and not _in_notebook()):
-        webbrowser.open(explorer.address)
-    return explorer
+    return process, found
 
 
 def _in_notebook() -> bool:

@@ -26,7 +26,7 @@ from sfumato.io.store import shown
 
 PORT = 8421
 TRIED = 20
-CONNECTIONS = 256
+CONNECTIONS = 512  # twice 200 and more: who has just hung up counts until the loop has seen it
 SECONDS_TO_ASK = 10.0
 SHORTEST_TOKEN = 16
 WILDCARDS = ("0.0.0.0", "::", "")
@@ -135,7 +135,9 @@ def serve(app: Any, where: Place, on_ready: Callable[[], None] | None = None) ->
 
 
 class Patient(H11Protocol):
-    """HTTP with two limits more: how many connections there are, and how long one may take to ask."""
+    """HTTP with two limits more: how many connections there are, and how long each may take to ask."""
+
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Take a connection, or close it where there are too many."""
@@ -143,11 +145,20 @@ class Patient(H11Protocol):
         if len(self.connections) > CONNECTIONS:
             transport.close()
             return
-        self.loop.call_later(SECONDS_TO_ASK, self._close_silent)
+        self._expect()
 
-    def _close_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; what is not yet a whole head must become one in time, also on a connection that was kept."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect()
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expect(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(SECONDS_TO_ASK, self.transport.close)
 
 
 def read_token(path: Path) -> str:

@@ -13,7 +13,6 @@ answers are json, npz or, where they are images, one PNG, by ``?format=``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -23,38 +22,30 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sfumato.app.bodies import answer, checked_rows, largest, read_arrays, read_json
-from sfumato.app.explorer import answered, checked_number, in_thread
+from sfumato.app.bodies import answer, checked_rows, largest, read_arrays
 from sfumato.app.guard import Refused
+from sfumato.app.handlers import asked_draws, route, whole
 from sfumato.app.model import Served
 from sfumato.app.openapi import MOST_SAMPLES, MOST_SCORED, document
-from sfumato.core.spec import Count, NonNegative, Range
-from sfumato.io.run import finite
+from sfumato.app.watching import Watched
 
 SCORE_SAMPLES = 64
 FORMATS = ("json", "npz", "png")
-Newest = Callable[[], Awaitable[Served]]
 
 
-def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool, version: str) -> list[Route]:
+def service_routes(watched: Watched, limiter: anyio.CapacityLimiter, secured: bool, version: str) -> list[Route]:
     """Return the routes of the service.
 
     Args:
-        newest: the model, which may change while a run trains.
+        watched: the model, which may change while a run trains.
         limiter: of the threads that compute.
         secured: whether a token is asked for; said in the document.
         version: of sfumato.
     """
 
-    async def examples(request: Request, served: Served, most: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-        x, y = await read_arrays(request, "x", served.packaged.preprocessing)
-        x = checked_rows(x, served.shape, "x", most, largest(served.packaged.preprocessing))
-        served.check(x)
-        return x, classes(served, y, len(x))
-
-    async def model(request: Request) -> Response:
+    def model(request: Request, body: bytes) -> Response:
         query(request)
-        served = await newest()
+        served = watched.newest().served
         packaged = served.packaged
         return JSONResponse(
             {
@@ -66,76 +57,63 @@ def service_routes(newest: Newest, limiter: anyio.CapacityLimiter, secured: bool
                 "likelihood": type(packaged.model.likelihood).__name__,
                 "preprocessing": type(packaged.preprocessing).__name__,
                 "scores": served.has_evidence,
-            },
-            headers={"cache-control": "no-store"},
+            }
         )
 
-    async def encode(request: Request) -> Response:
-        form, served = query(request, FORMATS[:2]), await newest()
-        x, y = await examples(request, served, served.most)
-        found = await in_thread(limiter, served.encode, x, y)
+    def encode(request: Request, body: bytes) -> Response:
+        form, served = query(request, FORMATS[:2]), watched.newest().served
+        found = served.encode(*examples(request, body, served, served.most))
         arrays = {"mean": found.mean} | ({} if found.sigma is None else {"sigma": found.sigma})
         return answer(arrays, form, served.packaged.preprocessing)
 
-    async def decode(request: Request) -> Response:
-        form, served = query(request, FORMATS), await newest()
-        z, y = await read_arrays(request, "z", None)
+    def decode(request: Request, body: bytes) -> Response:
+        form, served = query(request, FORMATS), watched.newest().served
+        z, y = read_arrays(body, request.headers.get("content-type", ""), "z", None)
         z = checked_rows(z, (served.latent_dim,), "z", served.most).astype(np.float32)
-        x = await in_thread(limiter, served.decode, z, classes(served, y, len(z)))
-        return answer({"x": x}, form, served.packaged.preprocessing)
+        return answer({"x": served.decode(z, served.labels(y, len(z)))}, form, served.packaged.preprocessing)
 
-    async def sample(request: Request) -> Response:
-        form, served = query(request, FORMATS), await newest()
-        keys = dict.fromkeys(("n", "class", "temperature", "seed", "draw"), False)
-        found = await read_json(request, keys)
-        n = checked_number(found.get("n", 1), Range(1, served.most), "n")
-        temperature = checked_number(found.get("temperature", 1.0), NonNegative, "temperature")
-        if temperature > 100:
-            raise Refused(422, f"expected a temperature from 0 to 100; got {temperature:g}. Send a smaller one.")
-        seed, draw = checked_number(found.get("seed", 0), Count, "seed"), found.get("draw", False)
+    def sample(request: Request, body: bytes) -> Response:
+        form, served = query(request, FORMATS), watched.newest().served
+        asked, found = asked_draws(body, served, "draw")
+        draw = found.get("draw", False)
         if not isinstance(draw, bool):
             raise Refused(422, "expected draw as true or false; got something else. Send one of them.")
-        label = served.labels(found.get("class"), 1)
-        number = None if label is None else int(label[0])
-        x, y = await in_thread(limiter, served.sample, n, number, temperature, seed, draw)
+        x, y = served.sample(asked.n, asked.label, asked.temperature, asked.seed, draw)
         return answer({"x": x, "y": y}, form, served.packaged.preprocessing)
 
-    async def reconstruct(request: Request) -> Response:
-        form, served = query(request, FORMATS), await newest()
-        x, y = await examples(request, served, served.most)
+    def reconstruct(request: Request, body: bytes) -> Response:
+        form, served = query(request, FORMATS), watched.newest().served
+        x, y = examples(request, body, served, served.most)
+        return answer({"x": served.decode(served.encode(x, y).mean, y)}, form, served.packaged.preprocessing)
 
-        def work() -> NDArray[Any]:
-            return served.decode(served.encode(x, y).mean, y)
+    def score(request: Request, body: bytes) -> Response:
+        form, served = query(request, FORMATS[:2], ("samples", "seed")), watched.newest().served
+        samples = whole(request, "samples", MOST_SAMPLES, 1, SCORE_SAMPLES)
+        seed = whole(request, "seed", 2**31)
+        x, _ = examples(request, body, served, min(MOST_SCORED, served.most))
+        value, error = served.score(x, samples, seed)
+        arrays = {"log_likelihood": value, "standard_error": error}
+        return answer(arrays, form, served.packaged.preprocessing, samples=samples, unit="nats")
 
-        return answer({"x": await in_thread(limiter, work)}, form, served.packaged.preprocessing)
-
-    async def score(request: Request) -> Response:
-        form, served = query(request, FORMATS[:2], ("samples", "seed")), await newest()
-        samples = counted(request, "samples", SCORE_SAMPLES, 1, MOST_SAMPLES)
-        seed = counted(request, "seed", 0, 0, 2**31)
-        x, _ = await examples(request, served, min(MOST_SCORED, served.most))
-        value, error = await in_thread(limiter, served.score, x, samples, seed)
-        if form == "npz":
-            arrays = {"log_likelihood": value, "standard_error": error}
-            return answer(arrays, form, served.packaged.preprocessing)
-        facts = {"log_likelihood": finite(value.tolist()), "standard_error": finite(error.tolist())}
-        return JSONResponse({**facts, "samples": samples, "unit": "nats"}, headers={"cache-control": "no-store"})
-
-    async def described(request: Request) -> Response:
+    def described(request: Request, body: bytes) -> Response:
         query(request)
-        return JSONResponse(document(await newest(), secured, version), headers={"cache-control": "no-store"})
+        return JSONResponse(document(watched.newest().served, secured, version))
 
     verbs = {"encode": encode, "decode": decode, "sample": sample, "reconstruct": reconstruct, "score": score}
     return [
-        Route("/openapi.json", answered(described), methods=["GET"]),
-        Route("/api/model", answered(model), methods=["GET"]),
-        *(Route(f"/api/{name}", answered(handler), methods=["POST"]) for name, handler in verbs.items()),
+        route("/openapi.json", "GET", described, limiter),
+        route("/api/model", "GET", model, limiter),
+        *(route(f"/api/{name}", "POST", handler, limiter) for name, handler in verbs.items()),
     ]
 
 
-def classes(served: Served, given: Any, n: int) -> NDArray[np.int64] | None:
-    """Return class numbers for what came as y; it is an error where the model has no classes."""
-    return served.labels(given, n)
+def examples(request: Request, body: bytes, served: Served, most: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Return the examples of a body in raw units, at most so many, and their class numbers where they came."""
+    preprocessing = served.packaged.preprocessing
+    x, y = read_arrays(body, request.headers.get("content-type", ""), "x", preprocessing)
+    x = checked_rows(x, served.shape, "x", most, largest(preprocessing))
+    served.check(x)
+    return x, served.labels(y, len(x))
 
 
 def query(request: Request, forms: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> str:
@@ -150,11 +128,3 @@ def query(request: Request, forms: tuple[str, ...] = (), more: tuple[str, ...] =
     if forms and form not in forms:
         raise Refused(422, f"expected format {', '.join(forms)}; got another. Ask for one of them.")
     return form
-
-
-def counted(request: Request, name: str, default: int, low: int, high: int) -> int:
-    """Return a whole number of the query."""
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
-        raise Refused(422, f"expected {name} as a whole number from {low} to {high:,}; got something else. Send one.")
-    return int(text)

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sfumato.app import bodies
 from sfumato.app.explorer import packed_points, thumbnails
 from sfumato.app.packing import pack
 from sfumato.app.snapshot import Snapshot
@@ -77,12 +78,15 @@ def site_files(
 ) -> dict[str, bytes]:
     """Return file name -> content."""
     program, weights = networks(snapshot)
+    preprocessing = snapshot.served.packaged.preprocessing
+    images = len(preprocessing.shape) == 3
     site = {
         "state": {"name": name, "version": snapshot.version, "weights": snapshot.step, **state, "finished": True},
         "model": program,
         "weights": _text(pack(weights)),
         "points": _text(packed_points(snapshot)),
-        "atlas": "data:image/png;base64," + _text(thumbnails(snapshot)),
+        "atlas": "data:image/png;base64," + _text(thumbnails(snapshot)) if images else None,
+        "rows": None if images else _text(pack({"x": bodies.shown(snapshot.x, preprocessing)})),
         "metrics": metrics,
         "stops": tour(snapshot, metrics),
     }

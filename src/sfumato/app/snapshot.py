@@ -11,6 +11,9 @@ mean m is drawn at (a1, a2)^T (m - c). Two planes, both by own linear algebra:
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +29,15 @@ from sfumato.core.numerics import fixed_noise
 from sfumato.data import Dataset, InMemory
 from sfumato.evaluation.latents import Latents, find_latents
 from sfumato.report.pictures import shrink
-from sfumato.verbs.opening import Opened
+from sfumato.verbs.opening import Opened, in_parts
 
 POINTS = 5_000
 SEED = 0x6D6170  # "map": which examples are shown
+MOST_POINTS = 250_000
 THUMBNAIL = 32
+ATLAS = 16_000_000  # pixels of all thumbnails: of very many points they are smaller
 RIDGE = 1e-4  # of the mean within-class variance: directions in which nothing varies separate nothing
-NUMBERS = 4_000_000  # of posterior means that the page gets; with very many dimensions there are fewer points
+NUMBERS = 16_000_000  # of posterior means that the page gets; with very many dimensions there are fewer points
 DIRECTIONS = 64  # in which planes of very many dimensions are looked for
 
 
@@ -49,7 +54,7 @@ class Snapshot:
         rows: their numbers in the data set, or None for samples.
         items: their file names, or None.
         latents: their posteriors; of samples, the z they were made from.
-        made: answers that were made from it, by name.
+        total: how many training examples there are.
     """
 
     version: int
@@ -60,7 +65,16 @@ class Snapshot:
     rows: NDArray[np.int64] | None
     items: tuple[str, ...] | None
     latents: Latents
-    made: dict[str, bytes] = field(default_factory=dict)
+    total: int = 0
+    _made: dict[str, Any] = field(default_factory=dict)
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    def once(self, name: str, make: Callable[[Snapshot], Any]) -> Any:
+        """Return what ``make`` makes of this snapshot, made when it is first asked for; others who ask wait."""
+        with self._making:
+            if name not in self._made:
+                self._made[name] = make(self)
+            return self._made[name]
 
     @property
     def step(self) -> int | None:
@@ -92,22 +106,20 @@ class Snapshot:
             found["classes"] = class_plane(means, self.y) @ back
         return found
 
-    def pictures(self, numbers: NDArray[np.int64] | slice = slice(None)) -> NDArray[Any]:
-        """Return examples as they are drawn; see :func:`~sfumato.app.bodies.shown`."""
-        return shown(self.x[numbers], self.served.packaged.preprocessing)
-
     def atlas(self) -> Image.Image | None:
         """Return all thumbnails in one picture, in rows of ``ceil(sqrt(n))``; None where examples are no images."""
         if len(self.served.shape) != 3:
             return None
-        small = shrink(self.pictures(), THUMBNAIL)
+        side = min(THUMBNAIL, math.isqrt(ATLAS // len(self.x)))
+        parts = in_parts(self.x)
+        small = np.concatenate([shrink(shown(x, self.served.packaged.preprocessing), side) for (x,) in parts])
         small = small if small.shape[1] in (1, 3) else small[:, :1]
         n, channels, height, width = small.shape
-        side = int(np.ceil(np.sqrt(n)))
-        cells = np.zeros((side * -(-n // side), channels, height, width), np.uint8)
+        columns = math.ceil(math.sqrt(n))
+        cells = np.zeros((columns * -(-n // columns), channels, height, width), np.uint8)
         cells[:n] = small
-        grid = cells.reshape(-1, side, channels, height, width).transpose(0, 3, 1, 4, 2)
-        flat = grid.reshape(grid.shape[0] * height, side * width, channels)
+        grid = cells.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+        flat = grid.reshape(grid.shape[0] * height, columns * width, channels)
         return Image.fromarray(flat[..., 0] if channels == 1 else flat)
 
 
@@ -126,18 +138,18 @@ def take_snapshot(opened: Opened, version: int, points: int, previous: Snapshot 
         empty = Latents(torch.empty(0, served.latent_dim), None, None, None, None, None)
         return Snapshot(version, opened, served, nothing, np.empty(0, np.int64), None, None, empty)
     if previous is not None and previous.rows is not None:
-        x, y, rows, items = previous.x, previous.y, previous.rows, previous.items
+        x, y, rows, items, total = previous.x, previous.y, previous.rows, previous.items, previous.total
     else:
         points = max(2, min(points, NUMBERS // served.latent_dim))
         found = _examples(opened, points)
         if found is None:
             return _of_samples(opened, served, version, min(points, 2_000))
-        x, y, rows, items = found
+        x, y, rows, items, total = found
     labels = torch.from_numpy(y) if served.packaged.model.num_classes else None
     examples = InMemory(torch.from_numpy(x), labels)
     with served.noise:
         latents = find_latents(opened.model.model, examples, opened.model.preprocessing)
-    return Snapshot(version, opened, served, x, y, rows, items, latents)
+    return Snapshot(version, opened, served, x, y, rows, items, latents, total)
 
 
 def _reduced(means: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -200,20 +212,21 @@ def _fixed(directions: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _examples(
     opened: Opened, points: int
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], tuple[str, ...] | None] | None:
-    """Return training examples, in the order of their numbers; None where the data cannot be had any more."""
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], tuple[str, ...] | None, int] | None:
+    """Return training examples, in the order of their numbers, and how many there are; None where they are gone."""
     try:
         dataset: Dataset = opened.prepared
     except SfumatoError:
         return None
     rows = dataset.rows("train")
-    if len(rows) > points:
+    total = len(rows)
+    if total > points:
         rows = np.random.default_rng(SEED).choice(rows, points, replace=False)
     rows = np.sort(rows)
     x = np.ascontiguousarray(dataset.x[rows])
     y = np.full(len(rows), -1) if dataset.y is None else dataset.y[rows]
     items = None if dataset.items is None else tuple(str(dataset.items[row]) for row in rows.tolist())
-    return x, y, rows, items
+    return x, y, rows, items, total
 
 
 def _of_samples(opened: Opened, served: Served, version: int, n: int) -> Snapshot:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.app.guard import Refused, log
-from sfumato.app.snapshot import POINTS, Snapshot, take_snapshot
+from sfumato.app.snapshot import MOST_POINTS, POINTS, Snapshot, take_snapshot
 from sfumato.core.errors import SfumatoError, UserError
 from sfumato.io.run import RunFolder
 from sfumato.verbs.opening import is_run, open_model
@@ -25,6 +25,15 @@ SCORE_BATCH = 20
 
 
 @dataclass(eq=False)
+class Likely:
+    """log p(x), nats, of training examples: as many as are scored so far, and whether these are all."""
+
+    snapshot: Snapshot
+    values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    ready: bool = False
+
+
+@dataclass(eq=False)
 class Watched:
     """The folder of a run or a model, looked at again when it changes.
 
@@ -33,7 +42,8 @@ class Watched:
         points: how many training examples the map shows at most.
 
     ``snapshot`` is None until a run has its first checkpoint. The first call of :meth:`look` reads; later ones, at most
-    one each second, only compare names and, when they differ, read in the thread that asked.
+    one each second, only compare names and, when they differ, read in the thread that asked. Whoever asks meanwhile
+    gets the snapshot before.
     """
 
     path: Path
@@ -41,10 +51,9 @@ class Watched:
     snapshot: Snapshot | None = None
     _mark: Any = None
     _looked: float = -1e9
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _likely: tuple[int, NDArray[np.float64]] | None = None
-    _scoring: threading.Thread | None = None
-    closed: threading.Event = field(default_factory=threading.Event)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _likely: Likely | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -63,24 +72,12 @@ class Watched:
         Raises:
             SfumatoError: there is nothing to show and never was, or the folder is damaged.
         """
-        with self._lock:
-            if time.monotonic() - self._looked < LOOK_EVERY and self._mark is not None:
-                return self.snapshot
-            self._looked = time.monotonic()
-            mark = self._newest()
-            if mark == self._mark:
-                return self.snapshot
-            if mark is None:
-                self._mark = mark
-                return None
-            version = self.snapshot.version + 1 if self.snapshot else 1
-            try:
-                self.snapshot = take_snapshot(open_model(self.path), version, self.points, self.snapshot)
-                self._mark = mark
-            except SfumatoError:
-                if self.snapshot is None and (self.folder is None or self._finished()):
-                    raise
+        if not self._looking.acquire(blocking=self.snapshot is None):
             return self.snapshot
+        try:
+            return self._look()
+        finally:
+            self._looking.release()
 
     def looked(self) -> Snapshot | None:
         """Return the newest snapshot; whatever is wrong with the folder is said without its path."""
@@ -108,6 +105,13 @@ class Watched:
         lines = folder.metrics.read() if folder is not None else []
         return lines[start:], len(lines)
 
+    def newest(self) -> Snapshot:
+        """Return the newest snapshot; refuse where there is none yet."""
+        found = self.looked()
+        if found is None:
+            raise Refused(409, "expected a run with a checkpoint; this one has none yet. Ask again in a moment.")
+        return found
+
     def likely(self) -> tuple[NDArray[np.float64], bool]:
         """Return log p(x), nats, of training examples of the newest weights so far, and whether that is all of them.
 
@@ -116,29 +120,46 @@ class Watched:
         snapshot = self.snapshot
         if snapshot is None or snapshot.rows is None or not snapshot.served.has_evidence:
             return np.empty(0), True
-        with self._lock:
-            version, values = self._likely or (0, np.empty(0))
-            total = min(SCORED, len(snapshot.x))
-            if version == snapshot.version and len(values) == total:
-                return values, True
-            if self._scoring is None or not self._scoring.is_alive():
-                self._scoring = threading.Thread(target=self._score, args=(snapshot, total), daemon=True)
-                self._scoring.start()
-            return (values, False) if version == snapshot.version else (np.empty(0), False)
+        with self._starting:
+            if self._likely is None or self._likely.snapshot is not snapshot:
+                self._likely = Likely(snapshot)
+                threading.Thread(target=self._score, args=(self._likely,), daemon=True).start()
+            ready = self._likely.ready  # looked at first: the values are there before it is set
+            return self._likely.values, ready
 
-    def close(self) -> None:
-        """Let the thread that scores end."""
-        self.closed.set()
+    def _score(self, likely: Likely) -> None:
+        """Score examples of a snapshot until it is no longer the newest."""
+        snapshot = likely.snapshot
+        chosen = np.random.default_rng(0).permutation(len(snapshot.x))[:SCORED]
+        try:
+            for start in range(0, len(chosen), SCORE_BATCH):
+                if self.snapshot is not snapshot:
+                    return
+                rows = chosen[start : start + SCORE_BATCH]
+                found, _ = snapshot.served.score(snapshot.x[rows], SCORE_SAMPLES, start)
+                likely.values = np.concatenate([likely.values, found])
+        except Exception:
+            log.exception("the training examples cannot be scored")
+        likely.ready = True
 
-    def _score(self, snapshot: Snapshot, total: int) -> None:
-        chosen = np.random.default_rng(0).permutation(len(snapshot.x))[:total]
-        values = np.empty(0)
-        for start in range(0, total, SCORE_BATCH):
-            if self.closed.is_set() or self.snapshot is not snapshot:
-                return
-            found, _ = snapshot.served.score(snapshot.x[chosen[start : start + SCORE_BATCH]], SCORE_SAMPLES, start)
-            values = np.concatenate([values, found])
-            self._likely = (snapshot.version, values)
+    def _look(self) -> Snapshot | None:
+        if time.monotonic() - self._looked < LOOK_EVERY and self._mark is not None:
+            return self.snapshot
+        self._looked = time.monotonic()
+        mark = self._newest()
+        if mark == self._mark:
+            return self.snapshot
+        if mark is None:
+            self._mark = mark
+            return None
+        version = self.snapshot.version + 1 if self.snapshot else 1
+        try:
+            self.snapshot = take_snapshot(open_model(self.path), version, self.points, self.snapshot)
+            self._mark = mark
+        except SfumatoError:
+            if self.snapshot is None and (self.folder is None or self._finished()):
+                raise
+        return self.snapshot
 
     def _newest(self) -> Any:
         """Return what changes when there are new weights; None where there are none yet."""
@@ -161,10 +182,10 @@ def watch(path: str | Path, points: int = POINTS) -> Watched:
     Raises:
         UserError: it is neither.
     """
+    if points and not 2 <= points <= MOST_POINTS:
+        raise UserError(f"--points must be a whole number from 2 to {MOST_POINTS:,}; got {points:,}.")
     path = Path(path).expanduser()
     watched = Watched(path, points)
     if watched.folder is None or not (path / "run.json").exists():
-        open_model(path)
-    if points and not 2 <= points <= 50_000:
-        raise UserError(f"--points must be a whole number from 2 to 50,000; got {points:,}.")
+        watched.look()
     return watched

@@ -85,7 +85,7 @@ export class Curves {
     context.textAlign = "center";
     for (const t of ticks(0, steps, width / 90)) if (x(t) < width - 12) context.fillText(short(t), x(t), height - 3);
     series.forEach((points, which) => {
-      context.strokeStyle = which ? "#3f90da" : ink("--train");
+      context.strokeStyle = ink(which ? "--validation" : "--train");
       context.lineWidth = which ? 2 : 1;
       context.beginPath();
       points.forEach(([step, value], k) => (k ? context.lineTo(x(step), y(value)) : context.moveTo(x(step), y(value))));
@@ -103,7 +103,7 @@ export class Curves {
       context.lineTo(x(at[0]), height - 18);
       context.stroke();
     }
-    context.fillStyle = series[1].length ? "#3f90da" : ink("--train");
+    context.fillStyle = ink(series[1].length ? "--validation" : "--train");
     context.beginPath();
     context.arc(x(at[0]), y(at[1]), 2.8, 0, 7);
     context.fill();

@@ -1,7 +1,15 @@
 // Small things that are drawn everywhere: examples, colours, elements. Names from data become text, never markup.
 
-export const COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
-export const colour = (label) => (label < 0 ? "#9a958b" : COLOURS[label % COLOURS.length]);
+// Colours of classes, the report's: the model's answer brings them.
+const UNKNOWN = "#9a9a9a";
+let colours = [UNKNOWN];
+export const takeColours = (found) => { colours = found; };
+export const colour = (label) => (label < 0 ? UNKNOWN : colours[label % colours.length]);
+
+export function rgb(hex) {
+  const value = Number.parseInt(hex.replace("#", ""), 16);
+  return [value >> 16, (value >> 8) & 255, value & 255];
+}
 
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -83,6 +91,26 @@ function drawRow(canvas, values, start, model) {
     context.fillStyle = muted;
     context.fillText(`${model.columns[i] ?? i}  ${Number(value).toPrecision(3)}`, 6, (i + 0.5) * row, 0.55 * width);
   }
+}
+
+// act, one call at a time: a wish that comes meanwhile is a call more when that has ended, however many there are.
+export function oneAtATime(act) {
+  let again = false;
+  const run = async () => {
+    again = run.busy;
+    if (run.busy) return;
+    run.busy = true;
+    try {
+      do {
+        again = false;
+        await act();
+      } while (again);
+    } finally {
+      run.busy = false;
+    }
+  };
+  run.busy = false;
+  return run;
 }
 
 export const sizeOf = (model) => model.shape.reduce((a, b) => a * b, 1);

@@ -16,7 +16,8 @@ let timer = 0;
 export function fieldOf(map, width, height) {
   if (map.world.model.shape.length !== 3) return null;
   const { view } = map;
-  const key = [view.x, view.y, view.scale, width, height, map.plane, state.depth, state.as, map.world.model.version, map.world.theme, inked(map.world)].join();
+  const kept = state.depth === "kept" ? map.world.geometry.lift(map.plane, 0, 0, "kept", state.z).map((v) => Math.round(100 * v)) : "";
+  const key = [kept, view.x, view.y, view.scale, width, height, map.plane, state.depth, state.as, map.world.model.version, map.world.theme, inked(map.world)].join();
   if (held?.key === key) return held;
   clearTimeout(timer);
   timer = setTimeout(() => ask(map, key, width, height), held ? 120 : 0);
@@ -34,13 +35,12 @@ function moved(map) {
 
 async function ask(map, key, width, height) {
   const { world } = map;
-  const depth = state.depth === "kept" ? "kept" : state.depth;
   const most = Math.max(16, Math.min(MOST, NUMBERS / sizeOf(world.model)));
   let side = SIDE;
   while ((width / side) * (height / side) > most) side *= 1.1;
   const places = [];
   for (let y = side / 2; y < height; y += side) for (let x = side / 2; x < width; x += side) places.push([x, y]);
-  const zs = places.map(([x, y]) => world.geometry.lift(map.plane, ...map.toPlane(x, y), depth, state.z));
+  const zs = places.map(([x, y]) => world.geometry.lift(map.plane, ...map.toPlane(x, y), state.depth, state.z));
   const plane = map.plane;
   try {
     const pixels = pixelsOf(await world.backend.decode(concat(zs), state.as), world.model);

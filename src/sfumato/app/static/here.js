@@ -1,6 +1,6 @@
 // The point you are at: decoded at once, the latest wish first; the nearest examples; a slider for each dimension.
 
-import { $, cell, drawExample, el, ink, number, pixelsOf, sharp } from "./draw.js";
+import { $, cell, drawExample, el, ink, number, oneAtATime, pixelsOf, sharp } from "./draw.js";
 import { on, set, state } from "./store.js";
 
 const SHOWN = 8;
@@ -10,10 +10,10 @@ const BINS = 48;
 export class Here {
   constructor(world) {
     this.world = world;
-    this.busy = false;
-    this.again = false;
+    this.decode = oneAtATime(() => this.decodeOne());
     this.times = [];
     this.sliders = [];
+    this.saying = null;
     this.all = false;
     on("z as", () => this.moved());
     on("source", () => this.showOriginal());
@@ -28,7 +28,6 @@ export class Here {
     $("as-label").hidden = !model.decoder_sees_class;
     if (model.decoder_sees_class) {
       $("as").replaceChildren(el("option", { value: -1, textContent: "unknown" }), ...model.names.map((name, i) => el("option", { value: i, textContent: name })));
-      $("as").value = state.as;
     }
     const used = [...model.order];
     const active = model.active ?? used.length;
@@ -46,6 +45,7 @@ export class Here {
     $("near").replaceChildren(...this.near);
     $("near-title").textContent = model.of === "training examples" ? "Nearest training examples" : "Nearest samples";
     this.moved();
+    this.say();
     this.showOriginal();
     requestAnimationFrame(() => this.sliders.forEach((s) => s.draw()));
   }
@@ -94,49 +94,38 @@ export class Here {
     return { d, row, input, shown, draw };
   }
 
+  // The image follows at once; what is said about the place follows 25 times a second, for drawing it takes time as well.
   moved() {
     if (!state.z || !this.world.model) return;
+    this.decode();
+    this.saying ??= setTimeout(() => this.say(), 40);
+  }
+
+  async decodeOne() {
+    try {
+      const began = performance.now();
+      const pixels = pixelsOf(await this.world.backend.decode(Float32Array.from(state.z), state.as), this.world.model);
+      drawExample($("decoded"), pixels, 0, this.world.model);
+      this.times.push(performance.now() - began);
+      if (this.times.length > 400) this.times.shift();
+      this.world.tell(null);
+    } catch (error) {
+      this.world.tell(error);
+    }
+  }
+
+  say() {
+    this.saying = null;
+    if (!state.z) return;
+    $("as").value = state.as;
     for (const { d, input, shown } of this.sliders) {
       if (document.activeElement !== input || Math.abs(Number(input.value) - state.z[d]) > 0.011) input.value = state.z[d];
       shown.textContent = number(state.z[d], 2);
     }
-    this.decode();
-    if (!this.nearTimer) {
-      this.nearTimer = setTimeout(() => {
-        this.nearTimer = 0;
-        this.showNear();
-      }, 40);
-    }
-  }
-
-  async decode() {
-    if (this.busy) {
-      this.again = true;
-      return;
-    }
-    this.busy = true;
-    try {
-      do {
-        this.again = false;
-        const began = performance.now();
-        const z = Float32Array.from(state.z);
-        const pixels = pixelsOf(await this.world.backend.decode(z, state.as), this.world.model);
-        drawExample($("decoded"), pixels, 0, this.world.model);
-        this.times.push(performance.now() - began);
-        if (this.times.length > 400) this.times.shift();
-      } while (this.again);
-      const last = this.times.slice(1).slice(-50).sort((a, b) => a - b); // the first waits for the page itself
-      if (last.length) $("latency").textContent = `${number(last[Math.floor(last.length / 2)], 1)} ms`;
-      this.world.tell(null);
-    } catch (error) {
-      this.world.tell(error);
-    } finally {
-      this.busy = false;
-    }
-    const z = state.z;
-    let square = 0;
-    for (const value of z) square += value * value;
-    $("where").textContent = `decoded · |z| = ${number(Math.sqrt(square), 1)}`;
+    $("where").textContent = `decoded · |z| = ${number(Math.hypot(...state.z), 1)}`;
+    const last = this.times.slice(1).slice(-50).sort((a, b) => a - b); // the first waits for the page itself
+    if (last.length) $("latency").textContent = `${number(last[Math.floor(last.length / 2)], 1)} ms`;
+    this.showNear();
   }
 
   showNear() {
@@ -144,14 +133,14 @@ export class Here {
     if (!state.z || !this.near) return;
     world.geometry.nearest(state.z, NEAR).forEach(([i], k) => {
       const made = this.near[k];
-      made.index = i;
-      made.title = world.nameOf(i);
+      if (made.index === i && made.of === world.atlas) return;
+      Object.assign(made, { index: i, of: world.atlas, title: world.nameOf(i) });
       made.setAttribute("aria-label", `Go to ${world.nameOf(i)}`);
       world.thumbnail(made.canvas, i);
     });
   }
 
-  async showOriginal() {
+  showOriginal() {
     const source = state.source;
     const figure = $("original-figure");
     figure.hidden = !source;

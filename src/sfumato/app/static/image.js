@@ -11,8 +11,7 @@ export class Picture {
   constructor(world, panel) {
     this.world = world;
     this.file = el("input", { type: "file", accept: "image/*", id: "file", class: "hidden", "aria-label": "Choose a picture", onchange: () => this.file.files[0] && this.take(this.file.files[0]) });
-    this.drop = el("label", { class: "drop", htmlFor: "file", tabIndex: 0 }, el("span", { textContent: "Drop, paste or choose a picture" }));
-    this.drop.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && (event.preventDefault(), this.file.click()));
+    this.drop = el("label", { class: "drop", htmlFor: "file" }, el("span", { textContent: "Drop, paste or choose a picture" }));
     this.original = el("canvas");
     this.again = el("canvas");
     this.score = el("p", { class: "score", id: "score" });
@@ -77,7 +76,7 @@ export class Picture {
   build() {
     this.values = [];
     this.ready = false;
-    this.drop.hidden = this.world.model.shape.length !== 3;
+    this.drop.hidden = this.file.hidden = this.world.model.shape.length !== 3;
     if (this.blob) this.take(this.blob, true);
   }
 
@@ -196,7 +195,7 @@ export class Picture {
       context.arc(x, y(mean[d]), 2.6, 0, 7);
       context.fill();
       context.fillStyle = ink("--muted");
-      if (step > 13 || k % 2 === 0) context.fillText(d, x, height - 3);
+      if (step > 18 || k % 2 === 0) context.fillText(d, x, height - 3);
     });
   }
 }

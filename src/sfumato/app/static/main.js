@@ -1,6 +1,6 @@
 // The page comes together: the world that all rooms share, the keys, and the eye on a run that still trains.
 
-import { $, colour, el, forgetInks, number } from "./draw.js";
+import { $, colour, el, forgetInks, number, takeColours } from "./draw.js";
 import { server } from "./api.js";
 import { offline } from "./offline.js";
 import { Curves } from "./curves.js";
@@ -73,7 +73,7 @@ const rooms = [
   new Tour(world, $("panel-tour")),
 ];
 const [, path, picture, , tour] = rooms;
-window.sfumato = { state, world, times: here.times, decodes: here };
+window.sfumato = { state, world, times: here.times, decodes: here.decode };
 
 function buildTabs() {
   $("tabs").replaceChildren(...TABS.map(([key, title]) => el("button", {
@@ -90,6 +90,7 @@ function buildTabs() {
   const show = () => TABS.forEach(([key]) => {
     $(`tab-${key}`).setAttribute("aria-selected", state.tab === key);
     $(`tab-${key}`).tabIndex = state.tab === key ? 0 : -1;
+    if (state.tab === key) $("tabs").scrollLeft = $(`tab-${key}`).offsetLeft - $("tabs").offsetLeft - 40;
     $(`panel-${key}`).hidden = state.tab !== key;
   });
   on("tab", show);
@@ -106,21 +107,28 @@ function buildTools() {
   for (const key of ["across", "up"]) {
     $(key).replaceChildren(...Array.from(model.order.slice(0, 256), (d) => el("option", { value: d, textContent: `z${d}` })));
   }
-  const names = model.names.length ? model.names : [];
   const present = new Set(model.label);
-  $("legend").replaceChildren(...names.map((name, y) => {
-    const dot = el("i", { class: "dot" });
-    dot.style.background = colour(y);
-    const chip = el("button", { type: "button", class: "chip", "aria-pressed": "true", title: "Show or hide", onclick: () => {
-      const hidden = new Set(state.hidden);
-      if (!hidden.delete(y)) hidden.add(y);
-      chip.setAttribute("aria-pressed", String(!hidden.has(y)));
-      set({ hidden });
-    } }, dot, el("span", { textContent: name }));
-    chip.hidden = !present.has(y);
-    return chip;
-  }));
+  $("classes").replaceChildren(...model.names.map((name, y) => chipOf(name, y, !present.has(y))));
+  $("count").textContent = `${number(world.geometry.n, 0)} ${model.total > world.geometry.n ? `of ${number(model.total, 0)} ` : ""}${model.of}`;
   showTools();
+}
+
+// One class of the legend: a click hides it, to be on it shows it above all others.
+function chipOf(name, y, hidden) {
+  const lit = () => set({ lit: y });
+  const dark = () => set({ lit: null });
+  const chip = el("button", {
+    type: "button", class: "chip", "aria-pressed": String(!state.hidden.has(y)), title: "Show or hide", hidden,
+    onpointerenter: lit, onpointerleave: dark, onfocus: lit, onblur: dark,
+    onclick: () => {
+      const next = new Set(state.hidden);
+      if (!next.delete(y)) next.add(y);
+      chip.setAttribute("aria-pressed", String(!next.has(y)));
+      set({ hidden: next });
+    },
+  }, el("i", { class: "dot" }), el("span", { textContent: name }));
+  chip.firstChild.style.background = colour(y);
+  return chip;
 }
 
 function showTools() {
@@ -189,9 +197,10 @@ async function load(version) {
   const first = !world.model;
   const same = !first && model.latent_dim === world.model.latent_dim;
   world.model = model;
+  takeColours(model.colours);
   world.geometry = new Geometry(model);
-  world.shuffled = Array.from({ length: world.geometry.n }, (_, i) => (i * 7919) % world.geometry.n);
-  if (new Set(world.shuffled).size !== world.geometry.n) world.shuffled = Array.from({ length: world.geometry.n }, (_, i) => i);
+  const { n } = world.geometry;
+  world.shuffled = Uint32Array.from({ length: n }, (_, i) => (i * (n % 7919 ? 7919 : 7907)) % n); // primes: every number comes once
   buildTools();
   if (!same) fromAddress();
   showTools();

@@ -4,10 +4,10 @@ import { $, colour, ink, sharp } from "./draw.js";
 import { inside } from "./latent.js";
 import { fieldOf } from "./field.js";
 import { on, set, state } from "./store.js";
-import { tinted } from "./thumbs.js";
+import { paintImages } from "./thumbs.js";
+import { paintPoints } from "./points.js";
 
 const SNAP = 7;
-const CELL = 27;
 
 export class Map2D {
   constructor(world) {
@@ -15,16 +15,23 @@ export class Map2D {
     this.view = { x: 0, y: 0, scale: 1 };
     this.base = $("base");
     this.top = $("map");
+    this.probe = $("probe");
+    this.layer = document.createElement("canvas");
+    this.size = [this.top.clientWidth, this.top.clientHeight]; // looked up once: asking again makes the page lay itself out
     this.clouds = [];
     this.rings = false;
     this.queued = false;
+    this.stale = false;
     this.pointers = new Map();
     new ResizeObserver(() => this.resized()).observe($("stage"));
     this.listen();
     on("plane across up", () => { this.fit(); });
-    on("view depth", () => this.draw());
-    on("z selection", () => this.drawTop());
-    on("hidden", () => this.draw());
+    on("view depth hidden lit", () => this.draw());
+    on("z", () => {
+      this.placeProbe();
+      if (state.view === "field" && state.depth === "kept") this.draw();
+    });
+    on("selection", () => this.drawTop());
   }
 
   get plane() {
@@ -39,13 +46,13 @@ export class Map2D {
     return this.world.geometry.coordinates(this.plane);
   }
 
-  get size() {
-    return [this.top.clientWidth, this.top.clientHeight];
-  }
-
   toScreen(u, v) {
     const [w, h] = this.size;
     return [w / 2 + (u - this.view.x) * this.view.scale, h / 2 - (v - this.view.y) * this.view.scale];
+  }
+
+  screenOf(z) {
+    return this.toScreen(...this.world.geometry.project(z, this.axes));
   }
 
   toPlane(x, y) {
@@ -56,8 +63,7 @@ export class Map2D {
   fit() {
     if (!this.world.geometry) return;
     const at = this.at;
-    const us = at.filter((_, i) => i % 2 === 0).sort();
-    const vs = at.filter((_, i) => i % 2 === 1).sort();
+    const [us, vs] = [0, 1].map((odd) => at.filter((_, i) => i % 2 === odd).sort());
     const q = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
     const [left, right, low, high] = [q(us, 0.003), q(us, 0.997), q(vs, 0.003), q(vs, 0.997)];
     const [w, h] = this.size;
@@ -93,70 +99,68 @@ export class Map2D {
   }
 
   resized() {
+    this.size = [this.top.clientWidth, this.top.clientHeight];
     if (!this.world.geometry) return;
     if (this.fitted) this.fit();
     else this.draw();
   }
 
+  // At most once a frame: the points where they or the view have changed, and what lies above them.
   draw() {
+    this.stale = true;
+    this.drawTop();
+  }
+
+  drawTop() {
     if (this.queued || !this.world.geometry) return;
     this.queued = true;
     requestAnimationFrame(() => {
       this.queued = false;
-      this.drawBase();
-      this.drawTop();
+      if (this.stale) this.drawBase();
+      this.stale = false;
+      this.drawAbove();
+      this.placeProbe();
     });
   }
 
   drawBase() {
-    const { context, width, height } = sharp(this.base, this.top.clientHeight);
-    const { label } = this.world.model;
-    const at = this.at;
+    const { context, width, height } = sharp(this.base, this.size[1]);
     if (state.view === "field") this.drawField(context, width, height);
-    if (state.view === "images" && this.world.atlas) {
-      this.drawThumbnails(context, width, height);
-      return;
-    }
-    const faint = state.view === "field" ? 0.35 : 0.85;
-    const radius = Math.max(1.8, Math.min(6, 1 + 70 / Math.sqrt(at.length / 2) + 0.008 * this.view.scale));
-    const discs = new Map();
-    context.globalAlpha = faint;
-    for (let i = 0; i < label.length; i++) {
-      if (state.hidden.has(label[i])) continue;
-      const [x, y] = this.toScreen(at[2 * i], at[2 * i + 1]);
-      if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
-      if (!discs.has(label[i])) discs.set(label[i], disc(colour(label[i]), radius));
-      const image = discs.get(label[i]);
-      context.drawImage(image, x - image.half, y - image.half, 2 * image.half, 2 * image.half);
+    const images = state.view === "images" && this.world.atlas;
+    const paint = images ? paintImages : paintPoints;
+    const alpha = images ? 1 : state.view === "field" ? 0.35 : 0.85;
+    const shown = (y) => !state.hidden.has(y);
+    const lit = shown(state.lit) ? state.lit : null;
+    if (lit === null) {
+      paint(this, context, width, height, alpha, shown);
+    } else {
+      paint(this, context, width, height, 0.12, (y) => y !== lit && shown(y));
+      paint(this, context, width, height, 0.95, (y) => y === lit);
     }
     context.globalAlpha = 1;
   }
 
-  drawThumbnails(context, width, height) {
+  // Calls act(i, x, y) for the points on the screen, of the classes that are wanted, in an order of indices or their own.
+  visible(width, height, margin, wanted, act, order = null) {
     const { label } = this.world.model;
-    const { atlas, thumb } = this.world;
-    const at = this.at;
-    const cell = Math.max(CELL, Math.min(72, 0.3 * this.view.scale));
-    const taken = new Set();
+    const { at, view } = this;
+    const [left, top] = [width / 2 - view.x * view.scale, height / 2 + view.y * view.scale];
     for (let k = 0; k < label.length; k++) {
-      const i = this.world.shuffled[k];
-      if (state.hidden.has(label[i])) continue;
-      const [x, y] = this.toScreen(at[2 * i], at[2 * i + 1]);
-      if (x < -cell || y < -cell || x > width + cell || y > height + cell) continue;
-      const key = `${Math.floor(x / cell)},${Math.floor(y / cell)}`;
-      if (taken.has(key)) continue;
-      taken.add(key);
-      const [sx, sy] = thumb.place(i);
-      const source = tinted(this.world, label[i]);
-      const side = cell - 2;
-      const [w, h] = [side * Math.min(1, thumb.width / thumb.height), side * Math.min(1, thumb.height / thumb.width)];
-      context.drawImage(source ?? atlas, sx, sy, thumb.width, thumb.height, x - w / 2, y - h / 2, w, h);
-      if (!source) {
-        context.strokeStyle = colour(label[i]);
-        context.lineWidth = 1.5;
-        context.strokeRect(x - w / 2, y - h / 2, w, h);
-      }
+      const i = order ? order[k] : k;
+      const x = left + at[2 * i] * view.scale;
+      const y = top - at[2 * i + 1] * view.scale;
+      if (x < -margin || y < -margin || x > width + margin || y > height + margin || !wanted(label[i])) continue;
+      act(i, x, y);
     }
+  }
+
+  // A canvas beside the map's, of its size and empty.
+  clearLayer(width, height) {
+    this.layer.width = this.base.width;
+    this.layer.height = this.base.height;
+    const context = this.layer.getContext("2d");
+    context.scale(this.layer.width / width, this.layer.height / height);
+    return context;
   }
 
   drawField(context, width, height) {
@@ -167,35 +171,26 @@ export class Map2D {
     context.globalAlpha = 1;
   }
 
-  drawTop() {
-    if (!this.world.geometry || !state.z) return;
-    const { context, width, height } = sharp(this.top, this.top.clientHeight);
+  drawAbove() {
+    const { context, width, height } = sharp(this.top, this.size[1]);
     if (this.rings) this.drawRings(context);
     this.drawAxes(context, width, height);
     this.drawSelection(context);
     for (const cloud of this.clouds) {
       context.fillStyle = ink("--accent");
       context.globalAlpha = 0.55;
-      for (const z of cloud) {
-        const [x, y] = this.toScreen(...this.world.geometry.project(z, this.axes));
-        context.beginPath();
-        context.arc(x, y, 2.5, 0, 7);
-        context.fill();
-      }
+      for (const z of cloud) dot(context, ...this.screenOf(z), 2.5);
       context.globalAlpha = 1;
     }
     this.drawPath(context);
-    const [x, y] = this.toScreen(...this.world.geometry.project(state.z, this.axes));
-    context.lineWidth = 5;
-    context.strokeStyle = ink("--paper");
-    ring(context, x, y, 10);
-    context.lineWidth = 2.5;
-    context.strokeStyle = ink("--ink");
-    ring(context, x, y, 10);
-    context.fillStyle = ink("--accent");
-    context.beginPath();
-    context.arc(x, y, 3, 0, 7);
-    context.fill();
+  }
+
+  // Where you are is an element of its own: it moves at every step of a drag, and nothing is drawn again for it.
+  placeProbe() {
+    this.probe.hidden = !this.world.geometry || !state.z;
+    if (this.probe.hidden) return;
+    const [x, y] = this.screenOf(state.z);
+    this.probe.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`;
   }
 
   drawAxes(context, width, height) {
@@ -223,7 +218,7 @@ export class Map2D {
     context.lineWidth = 1.2;
     centres.forEach((mean, number) => {
       if (state.hidden.has(number) && centres.length > 1) return;
-      const [x, y] = this.toScreen(...geometry.project(mean, this.axes));
+      const [x, y] = this.screenOf(mean);
       context.strokeStyle = centres.length > 1 ? colour(number) : ink("--ink");
       for (const r of centres.length > 1 ? [1, 2] : [1, 2, 3]) ring(context, x, y, r * this.view.scale);
     });
@@ -257,17 +252,15 @@ export class Map2D {
     context.lineWidth = 2;
     context.beginPath();
     path.forEach((z, k) => {
-      const place = this.toScreen(...this.world.geometry.project(z, this.axes));
+      const place = this.screenOf(z);
       if (k) context.lineTo(...place);
       else context.moveTo(...place);
     });
     context.stroke();
     for (const [z, name] of [[path[0], "A"], [path[path.length - 1], "B"]]) {
-      const [x, y] = this.toScreen(...this.world.geometry.project(z, this.axes));
+      const [x, y] = this.screenOf(z);
       context.fillStyle = ink("--accent");
-      context.beginPath();
-      context.arc(x, y, 8, 0, 7);
-      context.fill();
+      dot(context, x, y, 8);
       context.fillStyle = ink("--paper");
       context.font = "600 11px system-ui, sans-serif";
       context.textAlign = "center";
@@ -290,7 +283,7 @@ export class Map2D {
   }
 
   nudge(dx, dy) {
-    const [x, y] = this.toScreen(...this.world.geometry.project(state.z, this.axes));
+    const [x, y] = this.screenOf(state.z);
     this.goTo(x + dx, y + dy);
   }
 
@@ -405,25 +398,12 @@ function ring(context, x, y, radius) {
   context.stroke();
 }
 
-function rows(flat, dims) {
-  return Array.from({ length: flat.length / dims }, (_, i) => flat.subarray(i * dims, (i + 1) * dims));
+function dot(context, x, y, radius) {
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.fill();
 }
 
-// A soft disc, drawn once for each colour: smoke, not a hard line.
-function disc(fill, radius) {
-  const half = Math.ceil(radius * 1.9);
-  const scale = 3;
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 2 * half * scale;
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
-  const smoke = context.createRadialGradient(half, half, 0, half, half, half);
-  smoke.addColorStop(0, fill);
-  smoke.addColorStop(0.42, fill);
-  smoke.addColorStop(0.6, `${fill}55`);
-  smoke.addColorStop(1, `${fill}00`);
-  context.fillStyle = smoke;
-  context.fillRect(0, 0, 2 * half, 2 * half);
-  canvas.half = half;
-  return canvas;
+function rows(flat, dims) {
+  return Array.from({ length: flat.length / dims }, (_, i) => flat.subarray(i * dims, (i + 1) * dims));
 }

@@ -1,6 +1,7 @@
 // The same answers as api.js gives, without a server: from what `sfumato export --to site` put beside the page.
 
 import { unpack } from "./api.js";
+import { pixelsOf } from "./draw.js";
 import { normals, uniforms } from "./latent.js";
 import { expectation, run, softBound } from "./net.js";
 
@@ -10,6 +11,7 @@ export function offline(site) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   const weights = unpack(bytes(site.weights));
   const points = unpack(bytes(site.points));
+  const rows = site.rows && unpack(bytes(site.rows)).x;
   const { decoder, likelihood, show, take, posterior, prior } = site.model;
   const dims = points.latent_dim;
   const values = points.shape.reduce((a, b) => a * b, 1);
@@ -36,7 +38,8 @@ export function offline(site) {
   }
 
   function encode(pixels, y) {
-    const raw = Float32Array.from(pixels, (v) => (take.levels ? Math.round((v / 255) * take.levels) / take.over : take.factor * v + take.shift));
+    const taken = (v) => (take.levels ? Math.round((v / 255) * take.levels) / take.over : take.factor * v + take.shift);
+    const raw = Float32Array.from(pixels, images ? taken : (v, i) => (v - of(show.shift, i)) / of(show.factor, i));
     const features = posterior.trunk ? run(posterior.trunk, weights, raw, y) : raw;
     const mean = run(posterior.mean, weights, features, y);
     const sigma = run(posterior.log_variance, weights, features, y).map((v) => Math.exp(0.5 * softBound(v, -BOUND, BOUND)));
@@ -45,19 +48,21 @@ export function offline(site) {
 
   async function withBack(pixels, y) {
     const { mean, sigma } = encode(pixels, y);
-    const again = new Uint8Array(await decode(mean, y));
+    const again = pixelsOf(await decode(mean, y), points);
     return { pixels, again, mean, sigma, log_likelihood: null, standard_error: null, samples: 0 };
   }
 
-  // A thumbnail is all that is left of an example; small images are whole.
+  // A row is whole; of an image a thumbnail is all that is left, and small images are whole.
   async function example(i) {
+    const y = points.decoder_sees_class ? points.label[i] : -1;
+    if (rows) return withBack(rows.slice(i * values, (i + 1) * values), y);
     const [channels, height, width] = points.shape;
     const atlas = await atlasOf();
     const columns = Math.ceil(Math.sqrt(points.label.length));
     const [side, tall] = [atlas.width / columns, atlas.height / Math.ceil(points.label.length / columns)];
     const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
     context.drawImage(atlas, (i % columns) * side, Math.floor(i / columns) * tall, side, tall, 0, 0, width, height);
-    return withBack(planes(context.getImageData(0, 0, width, height).data, channels), points.decoder_sees_class ? points.label[i] : -1);
+    return withBack(planes(context.getImageData(0, 0, width, height).data, channels), y);
   }
 
   async function image(blob, y) {

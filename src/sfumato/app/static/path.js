@@ -1,6 +1,6 @@
 // The path: from one image of yours to another, as a strip of film, and played.
 
-import { $, cell, drawExample, el, pixelsOf, sizeOf } from "./draw.js";
+import { $, cell, drawExample, el, oneAtATime, pixelsOf, sizeOf } from "./draw.js";
 import { between, concat } from "./latent.js";
 import { on, set, state } from "./store.js";
 
@@ -10,6 +10,7 @@ const SECONDS = 4;
 export class Path {
   constructor(world, panel) {
     this.world = world;
+    this.fill = oneAtATime(() => this.decode());
     this.slots = Object.fromEntries(["a", "b"].map((key) => [key, this.slot(key)]));
     this.way = el("select", { id: "way", onchange: () => set({ way: this.way.value }) },
       el("option", { value: "spherical", textContent: "spherical" }), el("option", { value: "linear", textContent: "straight" }));
@@ -37,7 +38,7 @@ export class Path {
     const box = el("div", { class: "slot" }, button,
       el("div", {}, el("b", { textContent: name }), el("br"),
         el("button", { type: "button", class: "quiet", textContent: "from here", onclick: () => this.take(key) }), el("br"),
-        el("label", { class: "quiet", htmlFor: `file-${key}`, textContent: "a picture…" }), file));
+        file, el("label", { class: "quiet", htmlFor: `file-${key}`, textContent: "a picture…" })));
     box.addEventListener("dragover", (event) => event.preventDefault());
     box.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -76,16 +77,15 @@ export class Path {
     return between(state.a, state.b, t, state.way);
   }
 
-  async draw() {
-    const { world } = this;
-    world.map.drawTop();
-    if (state.tab !== "path" || !world.model || !state.a || !state.b) return;
+  draw() {
+    this.world.map.drawTop();
+    if (state.tab !== "path" || !this.world.model || !state.a || !state.b) return;
     this.way.value = state.way;
-    if (this.busy) {
-      this.waiting = true;
-      return;
-    }
-    this.busy = true;
+    this.fill();
+  }
+
+  async decode() {
+    const { world } = this;
     try {
       const zs = Array.from({ length: FRAMES }, (_, k) => this.at(k / (FRAMES - 1)));
       const pixels = pixelsOf(await world.backend.decode(concat(zs), state.as), world.model);
@@ -98,12 +98,6 @@ export class Path {
         : "Straight through; in many dimensions its middle is where no sample lies.";
     } catch (error) {
       world.tell(error);
-    } finally {
-      this.busy = false;
-      if (this.waiting) {
-        this.waiting = false;
-        this.draw();
-      }
     }
   }
 

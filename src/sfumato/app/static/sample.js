@@ -1,6 +1,6 @@
 // Sampling: a class, a temperature, a sheet of new images; each one is a place to go to.
 
-import { cell, drawExample, el, number, sizeOf } from "./draw.js";
+import { cell, drawExample, el, number, oneAtATime, sizeOf } from "./draw.js";
 import { on, set, state } from "./store.js";
 
 const COUNT = 25;
@@ -8,6 +8,7 @@ const COUNT = 25;
 export class Sample {
   constructor(world, panel) {
     this.world = world;
+    this.fill = oneAtATime(() => this.ask());
     this.sheet = el("div", { class: "sheet" });
     this.choice = el("select", { id: "class", onchange: () => set({ class: Number(this.choice.value) }) });
     this.label = el("label", {}, el("span", { textContent: "Class" }), this.choice);
@@ -34,22 +35,21 @@ export class Sample {
     this.draw();
   }
 
-  async draw() {
-    const { world } = this;
-    if (state.tab !== "sample" || !world.model) return;
+  draw() {
+    if (state.tab !== "sample" || !this.world.model) return;
     this.choice.value = state.class;
     this.heat.value = state.temperature;
     this.shown.textContent = number(state.temperature, 2);
+    this.fill();
+  }
+
+  async ask() {
+    const { world } = this;
     const key = [state.class, state.temperature, state.seed, world.model.version].join();
     if (key === this.asked) return;
-    if (this.busy) {
-      this.waiting = true;
-      return;
-    }
-    this.busy = true;
-    this.asked = key;
     try {
       this.found = await world.backend.sample(COUNT, state.class < 0 ? null : state.class, state.temperature, state.seed);
+      this.asked = key;
       const size = sizeOf(world.model);
       this.cells.forEach((made, k) => {
         drawExample(made.canvas, this.found.pixels, k * size, world.model);
@@ -60,12 +60,6 @@ export class Sample {
         : `The prior's standard deviation times ${number(state.temperature, 2)}.`;
     } catch (error) {
       world.tell(error);
-    } finally {
-      this.busy = false;
-      if (this.waiting) {
-        this.waiting = false;
-        this.draw();
-      }
     }
   }
 

@@ -7,7 +7,7 @@ const DEFAULTS = {
   way: "spherical", stop: 0, across: -1, up: -1, zoom: "",
 };
 
-export const state = { ...DEFAULTS, z: null, a: null, b: null, source: null, selection: null, hidden: new Set() };
+export const state = { ...DEFAULTS, z: null, a: null, b: null, source: null, selection: null, hidden: new Set(), lit: null };
 const listeners = [];
 
 export function on(keys, act) {

@@ -1,8 +1,9 @@
 // Thumbnails: one picture holds all of them. Grey images on a black ground become ink in the colour of their class.
 
-import { colour, imageData, ink } from "./draw.js";
+import { colour, imageData, ink, rgb } from "./draw.js";
 
 const DARK = 40;
+const CELL = 27;
 
 export function prepare(world, atlas) {
   const [channels] = world.model.shape;
@@ -12,7 +13,7 @@ export function prepare(world, atlas) {
   const side = atlas.width / columns;
   const tall = atlas.height / Math.ceil(n / columns);
   world.thumb = { width: side, height: tall, place: (i) => [(i % columns) * side, Math.floor(i / columns) * tall] };
-  world.tints = new Map();
+  world.opacity = null;
   world.dark = channels === 1 ? null : false;
   world.isDark = () => darkGround(atlas, side, tall, columns, n);
 }
@@ -42,24 +43,9 @@ function darkGround(atlas, side, tall, columns, n) {
   return sum / count < DARK;
 }
 
-// The atlas in the colour of a class, opacity from brightness; null where images keep their own colours.
-export function tinted(world, label) {
-  if (!inked(world)) return null;
-  if (!world.tints.has(label)) {
-    const { atlas } = world;
-    const canvas = new OffscreenCanvas(atlas.width, atlas.height);
-    const context = canvas.getContext("2d");
-    context.drawImage(opacity(world), 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = colour(label);
-    context.fillRect(0, 0, atlas.width, atlas.height);
-    world.tints.set(label, canvas);
-  }
-  return world.tints.get(label);
-}
-
+// The atlas as ink: its brightness is its opacity.
 function opacity(world) {
-  if (!world.opacity || world.opacity.of !== world.atlas) {
+  if (!world.opacity) {
     const { atlas } = world;
     const canvas = new OffscreenCanvas(atlas.width, atlas.height);
     const context = canvas.getContext("2d");
@@ -67,10 +53,42 @@ function opacity(world) {
     const image = context.getImageData(0, 0, atlas.width, atlas.height);
     for (let at = 0; at < image.data.length; at += 4) image.data[at + 3] = image.data[at];
     context.putImageData(image, 0, 0);
-    canvas.of = atlas;
     world.opacity = canvas;
   }
   return world.opacity;
+}
+
+// Thumbnails that do not cover each other, a class at a time: ink in its colour, or as they are in a frame of it.
+export function paintImages(map, context, width, height, alpha, wanted) {
+  const { world } = map;
+  const { label } = world.model;
+  const { thumb } = world;
+  const cell = Math.max(CELL, Math.min(72, 0.3 * map.view.scale));
+  const [w, h] = [thumb.width, thumb.height].map((side) => ((cell - 2) * side) / Math.max(thumb.width, thumb.height));
+  const taken = new Set();
+  const found = new Map();
+  map.visible(width, height, cell, wanted, (i, x, y) => {
+    const key = Math.floor(x / cell) + 10_000 * Math.floor(y / cell);
+    if (taken.has(key)) return;
+    taken.add(key);
+    if (!found.has(label[i])) found.set(label[i], []);
+    found.get(label[i]).push([i, x - w / 2, y - h / 2]);
+  }, world.shuffled);
+  const source = inked(world) ? opacity(world) : world.atlas;
+  context.globalAlpha = alpha;
+  for (const [y, places] of found) {
+    const on = inked(world) ? map.clearLayer(width, height) : context;
+    on.strokeStyle = on.fillStyle = colour(y);
+    on.lineWidth = 1.5;
+    for (const [i, left, top] of places) {
+      on.drawImage(source, ...thumb.place(i), thumb.width, thumb.height, left, top, w, h);
+      if (on === context) on.strokeRect(left, top, w, h);
+    }
+    if (on === context) continue;
+    on.globalCompositeOperation = "source-in";
+    on.fillRect(0, 0, width, height);
+    context.drawImage(map.layer, 0, 0, width, height);
+  }
 }
 
 // One decoded image as the map shows it: ink on nothing, or as it is.
@@ -89,9 +107,4 @@ export function asInk(pixels, start, model, withInk) {
   const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
-}
-
-function rgb(hex) {
-  const value = Number.parseInt(hex.replace("#", ""), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
 }
