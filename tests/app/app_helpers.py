@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import inspect
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import uvicorn
 
 from sfumato.app.application import build
 from sfumato.app.guard import House, Limits
-from sfumato.app.server import Patient, Place, place, serve
+from sfumato.app.server import Place, place, serve
 from sfumato.app.watching import watch
 from sfumato.data import Levels, Standardise
 from sfumato.io.folder import save_model
@@ -162,7 +167,18 @@ def served(app_of: Any, **where: Any) -> Iterator[Place]:
         servers[0].should_exit = True
         thread.join(10)
         assert not thread.is_alive()
-        assert Patient is not None
+
+
+def mutant(module: ModuleType, before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the module with one line of it changed."""
+    source, name = inspect.getsource(module), f"mutant_of_{module.__name__.rpartition('.')[2]}"
+    assert source.count(before) == 1, before
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    assert spec is not None
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, made)
+    exec(compile(source.replace(before, after), name, "exec"), made.__dict__)
+    return made
 
 
 def bars(n: int = 60, side: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from app_helpers import application, bars, served
 from browser_helpers import CHROMIUM, FLAGS, Watched
+from cli_helpers import rare_evaluations, short_reports
 from playwright.sync_api import Browser, sync_playwright
 
 from sfumato.cli.main import run
-from sfumato.verbs import listeners
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     x, y = bars()
     np.savez(folder / "tiny.npz", x=x, y=y, class_names=np.array(["top", "<b>middle</b>", "=bottom"]))
-    report, listeners.write_report = listeners.write_report, lambda path, **content: Path(path).write_text("<html>")
-    try:
-        with chdir(folder):
-            assert run(["train", "tiny.npz", "--steps", "60", "--latent-dim", "4", "--quiet"]) == 0
-    finally:
-        listeners.write_report = report
+    with chdir(folder), rare_evaluations(), short_reports():
+        assert run(["train", "tiny.npz", "--steps", "60", "--latent-dim", "4", "--quiet"]) == 0
     return folder / "runs" / "tiny"
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from app_helpers import application, call, image_model, saved, table_model
 from PIL import Image
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from sfumato.app import snapshot as snapshots
+from sfumato.app import watching
 from sfumato.app.packing import pack, unpack
-from sfumato.app.snapshot import _reduced, class_plane, principal_plane
+from sfumato.app.snapshot import _reduced, class_plane, principal_plane, take_snapshot
 from sfumato.app.watching import Watched, watch
 from sfumato.core.errors import UserError
 from sfumato.io.run import RunFolder
@@ -239,6 +244,91 @@ def test_a_run_that_trains_shows_its_newest_weights(
     assert call(app, "GET", "/explorer/state").json["version"] == 2, "a checkpoint that cannot be read changes nothing"
 
 
+def test_while_new_weights_are_read_others_get_the_old_ones(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LOOK_EVERY", 0.0)
+    watched = watch(shutil.copytree(finished, tmp_path / "run"), 20)
+    first = watched.look()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return take_snapshot(*arguments)
+
+    monkeypatch.setattr(watching, "take_snapshot", slow)
+    os.utime(tmp_path / "run" / "model")
+    reader = threading.Thread(target=watched.look)
+    reader.start()
+    assert begun.wait(20)
+    assert watched.look() is first
+    go_on.set()
+    reader.join(20)
+    now = watched.look()
+    assert now is not None
+    assert now.version == 2
+
+
+def test_what_fails_while_examples_are_scored_is_not_asked_for_for_ever(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = watch(finished, 20)
+    snapshot = watched.look()
+    assert snapshot is not None
+    monkeypatch.setattr(snapshot.served, "score", lambda *arguments: 1 / 0)
+    for _ in range(200):
+        values, ready = watched.likely()
+        if ready:
+            break
+        time.sleep(0.02)
+    assert ready
+    assert not len(values)
+    assert "cannot be scored" in caplog.text
+
+
+def test_what_is_made_once_is_made_once(finished: Path) -> None:
+    snapshot, made = watch(finished, 20).look(), []
+    assert snapshot is not None
+
+    def make(given: Any) -> bytes:
+        made.append(given)
+        time.sleep(0.05)
+        return b"answer"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: snapshot.once("it", make), range(4))) == {b"answer"}
+    assert made == [snapshot]
+
+
+@pytest.mark.parametrize("path", ["/explorer/points", "/explorer/likely", "/explorer/tour", "/api/model"])
+def test_nothing_works_in_the_thread_that_listens(app: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    newest = Watched.newest
+
+    def spy(self: Watched) -> Any:
+        threads.append(threading.current_thread())
+        return newest(self)
+
+    monkeypatch.setattr(Watched, "newest", spy)
+    assert call(app, "GET", path).status == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_of_very_many_points_the_thumbnails_are_smaller(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = watch(finished, 50).look()
+    assert snapshot is not None
+    assert snapshot.total == len(snapshot.x) == 48
+    monkeypatch.setattr(snapshots, "ATLAS", 48 * 4 * 4)
+    picture = snapshot.atlas()
+    assert picture is not None
+    assert picture.size == (7 * 4, 7 * 4)
+    cell = np.asarray(picture)[4:8, 8:12]
+    means = snapshot.x[9, 0].reshape(4, 2, 4, 2).mean((1, 3))
+    assert np.array_equal(cell, means.round())
+
+
 def test_a_run_without_a_checkpoint_waits(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.app.watching.LOOK_EVERY", 0.0)
     run = unfinished(finished, tmp_path / "run")
@@ -269,6 +359,6 @@ def test_a_damaged_run_is_a_sentence_without_a_path(finished: Path, tmp_path: Pa
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         watch(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="2 to 50,000"):
+    with pytest.raises(UserError, match="2 to 250,000"):
         watch(saved(tmp_path, table_model()), 1)
     assert Watched(saved(tmp_path / "b", table_model())).name == "model"

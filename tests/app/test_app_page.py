@@ -43,7 +43,7 @@ def test_nothing_is_cut_off(browser: Browser, address: str, width: int) -> None:
         page = watched.open("tab=tour&stop=4")
         page.wait_for_timeout(300)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-        for name in ("#map", "#decoded", "#tabs", "#plane", "#theme"):
+        for name in ("#map", "#decoded", "#tabs", "#tab-sample", "#tab-tour", "#plane", "#theme"):
             box = page.locator(name).bounding_box()
             assert box is not None
             assert 0 <= box["x"] <= box["x"] + box["width"] <= width + 1, name

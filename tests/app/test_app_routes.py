@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from app_helpers import HOST, PORT, application, call, image_model, saved
+from app_helpers import HOST, PORT, application, ask, call, image_model, saved
 
 from sfumato.app.guard import Guard, House
 
@@ -40,26 +41,30 @@ def test_the_table_is_whole(guarded: Guard) -> None:
     assert len(paths) > 25
 
 
-def test_only_the_right_request_gets_through(guarded: Guard) -> None:
-    """Each of the four may be the only thing wrong, or not."""
-    asked = 0
+def wrong_requests(guarded: Guard) -> Iterator[tuple[str, str, dict[str, str | None]]]:
+    """Yield method, path and headers; each of the four may be the only thing wrong, or not."""
     for path, methods in routes(guarded):
-        wrong: list[tuple[str, dict[str, str | None]]] = []
         for method in METHODS:
-            wrong += [(method, {"host": HOST, "authorization": token}) for token in TOKENS]
-            wrong += [(method, {**RIGHT, "host": host}) for host in HOSTS]
-            wrong += [(method, {**RIGHT, "origin": origin}) for origin in ORIGINS]
+            for key, values in (("authorization", TOKENS), ("host", HOSTS), ("origin", ORIGINS)):
+                yield from ((method, path, {**RIGHT, key: value}) for value in values)
             if method not in methods:
-                wrong.append((method, dict(RIGHT)))
-        mixed = itertools.product(METHODS[:3], TOKENS[:2], HOSTS[:2], ORIGINS[:2])
-        wrong += [(method, {"authorization": a, "host": b, "origin": c}) for method, a, b, c in mixed]
-        for method, headers in wrong:
+                yield method, path, dict(RIGHT)
+        for method, a, b, c in itertools.product(METHODS[:3], TOKENS[:2], HOSTS[:2], ORIGINS[:2]):
+            yield method, path, {"authorization": a, "host": b, "origin": c}
+
+
+def test_only_the_right_request_gets_through(guarded: Guard) -> None:
+    async def run() -> int:
+        asked = 0
+        for method, path, headers in wrong_requests(guarded):
             body = b"" if method == "POST" else None
-            answer = call(guarded, method, path, body, headers=headers)
+            answer = await ask(guarded, method, path, body, headers=headers)
             assert 400 <= answer.status < 500, (method, path, headers)
             assert len(answer.error) < 300
             asked += 1
-    assert asked > 4_000
+        return asked
+
+    assert asyncio.run(run()) > 4_000
 
 
 def test_the_right_request_does(guarded: Guard) -> None:
@@ -74,6 +79,14 @@ def test_no_path_of_a_request_is_looked_up(guarded: Guard, path: str) -> None:
     answer = call(guarded, "GET", path, headers=RIGHT)
     assert answer.status == 404
     assert "location" not in answer.headers
+
+
+def test_an_application_that_redirects_is_found_out(guarded: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = guarded.app.router  # type: ignore[attr-defined]
+    monkeypatch.setattr(router, "redirect_slashes", True)
+    assert call(guarded, "GET", "/api/model/", headers=RIGHT).status == 307
+    monkeypatch.undo()
+    assert call(guarded, "GET", "/api/model/", headers=RIGHT).status == 404
 
 
 def test_assets_are_read_from_the_package_and_nothing_else_is(guarded: Guard) -> None:

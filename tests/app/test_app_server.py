@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import os
 import signal
@@ -12,14 +13,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from app_helpers import application, image_model, saved, served, table_model
+from app_helpers import application, call, image_model, mutant, saved, served, table_model
 
+import sfumato
 import sfumato.app
 from sfumato.app import server
 from sfumato.app.server import Place, place, read_token
+from sfumato.cli import main as cli
 from sfumato.core.errors import UserError
 
 
@@ -72,6 +76,21 @@ def test_whoever_does_not_ask_is_let_go(folder: Path, monkeypatch: pytest.Monkey
                 assert slow.recv(1_000) == b""
 
 
+def test_a_kept_connection_asks_again_in_time_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the time that a silent connection is kept, which is longer."""
+    monkeypatch.setattr(server, "SECONDS_TO_ASK", 0.2)
+    with served(lambda bound: application(folder, house=bound.house)) as where:
+        host = f"Host: 127.0.0.1:{where.house.port}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", where.house.port), timeout=5) as slow:
+            for _ in range(2):
+                slow.sendall(f"GET /static/mark.svg HTTP/1.1\r\n{host}".encode())
+                while b"</svg>" not in slow.recv(10_000):
+                    pass
+            time.sleep(0.4)
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            assert slow.recv(1_000) == b""
+
+
 def test_so_many_connections_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTIONS", 10)
     with served(lambda bound: application(folder, house=bound.house)) as where:
@@ -119,16 +138,16 @@ def test_other_computers_need_a_token(tmp_path: Path, folder: Path) -> None:
         assert get(where, "/explorer/state", Host=f"other:{where.house.port}", **right)[0] == 421
 
 
-@pytest.mark.parametrize(
-    ("content", "mode", "words"),
-    [
-        (None, 0, "cannot be read"),
-        ("0123456789abcdef", 0o644, "chmod 600"),
-        ("short", 0o600, "at least 16"),
-        ("with a space 0123456789", 0o600, "at least 16"),
-        ("ünïcödé-0123456789abc", 0o600, "at least 16"),
-    ],
-)
+TOKENS: dict[str, tuple[str | None, int, str]] = {
+    "none": (None, 0, "cannot be read"),
+    "rights": ("0123456789abcdef", 0o644, "chmod 600"),
+    "length": ("short", 0o600, "at least 16"),
+    "space": ("with a space 0123456789", 0o600, "at least 16"),
+    "letters": ("\u00fcn\u00efc\u00f6d\u00e9-0123456789abc", 0o600, "at least 16"),
+}
+
+
+@pytest.mark.parametrize(("content", "mode", "words"), TOKENS.values(), ids=list(TOKENS))
 def test_a_token_file_holds_one_good_token(tmp_path: Path, content: str | None, mode: int, words: str) -> None:
     path = tmp_path / "token.txt"
     if content is not None:
@@ -136,6 +155,50 @@ def test_a_token_file_holds_one_good_token(tmp_path: Path, content: str | None, 
         path.chmod(mode)
     with pytest.raises(UserError, match=words):
         read_token(path)
+
+
+MUTANTS = [
+    ("if not local and secret is None:", "if False:", "other computers"),
+    ("& 0o077", "& 0", "rights"),
+    ("or len(text) < SHORTEST_TOKEN", "", "length"),
+    ("[A-Za-z0-9_.~-]+", ".+", "letters"),
+    ("if len(self.connections) > CONNECTIONS:", "if False:", "connections"),
+    ("if self._deadline is None:", "if False:", "silent"),
+    ("if self.cycle is None or self.cycle.response_complete:", "if self.cycle is None:", "kept"),
+]
+
+
+@pytest.mark.parametrize("change", MUTANTS, ids=[change[2] for change in MUTANTS])
+def test_a_server_without_the_rule_is_found_out(
+    change: tuple[str, str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = mutant(server, *change[:2], monkeypatch)
+    if change[2] == "other computers":
+        module.place(host="0.0.0.0", port=0).socket.close()
+        return
+    if change[2] in TOKENS:
+        content, mode, _ = TOKENS[change[2]]
+        assert content is not None
+        (tmp_path / "token.txt").write_text(content, encoding="utf-8")
+        (tmp_path / "token.txt").chmod(mode)
+        module.read_token(tmp_path / "token.txt")
+        return
+    monkeypatch.setattr(server, "Patient", module.Patient)
+    monkeypatch.setattr(module, *(("CONNECTIONS", 1) if change[2] == "connections" else ("SECONDS_TO_ASK", 0.2)))
+    with (
+        served(lambda bound: application(folder, house=bound.house)) as where,
+        socket.create_connection(("127.0.0.1", where.house.port), timeout=1) as first,
+        socket.create_connection(("127.0.0.1", where.house.port), timeout=1) as second,
+    ):
+        if change[2] != "connections":
+            second.close()
+        if change[2] == "kept":
+            first.sendall(f"GET /static/mark.svg HTTP/1.1\r\nHost: 127.0.0.1:{where.house.port}\r\n\r\n".encode())
+            while b"</svg>" not in first.recv(10_000):
+                pass
+            first.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(TimeoutError):  # nobody closes it
+            (second if change[2] == "connections" else first).recv(10)
 
 
 def test_ports() -> None:
@@ -163,16 +226,15 @@ def command(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "sfumato", *arguments], env=environment, **pipes)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize(("name", "what"), [("explore", "explorer"), ("serve", "service")])
-def test_the_commands_say_where_and_end_quietly(folder: Path, name: str, what: str) -> None:
-    process = command(name, str(folder), "--port", "0")
+def test_the_command_says_where_and_ends_quietly(folder: Path) -> None:
+    process = command("explore", str(folder), "--port", "0")
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith(f"{what} at http://127.0.0.1:")
+    assert line.startswith("explorer at http://127.0.0.1:")
     port = int(line.split("http://127.0.0.1:")[1].split("/")[0])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request("GET", "/")
-    assert connection.getresponse().status == (200 if name == "explore" else 404)
+    assert connection.getresponse().status == 200
     connection.close()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -182,23 +244,38 @@ def test_the_commands_say_where_and_end_quietly(folder: Path, name: str, what: s
     assert "Traceback" not in err
 
 
-def test_a_wrong_run_is_the_users_mistake(tmp_path: Path) -> None:
-    process = command("explore", str(tmp_path / "nowhere"))
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
-    assert "does not exist" in err
+def test_the_service_has_no_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def once(app: Any, where: Place, on_ready: Any) -> None:
+        seen.extend(call(app, "GET", path, headers={"host": f"127.0.0.1:{where.house.port}"}).status
+                    for path in ("/", "/explorer/state", "/api/model"))  # fmt: skip
+        on_ready()
+        where.socket.close()
+
+    monkeypatch.setattr(server, "serve", once)
+    assert cli.run(["serve", str(folder), "--port", "0"]) == 0
+    assert seen == [404, 404, 200]
+    assert capsys.readouterr().out.startswith("service at http://127.0.0.1:")
+
+
+def test_a_wrong_run_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["explore", str(tmp_path / "nowhere")]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert "does not exist" in found.err
 
 
 def test_without_its_packages_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    from sfumato.cli.main import run
-
     for name in [name for name in sys.modules if name.startswith("sfumato.app")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     monkeypatch.setitem(sys.modules, "starlette", None)
-    assert run(["serve", str(folder)]) == 2
+    assert cli.run(["serve", str(folder)]) == 2
     assert "pip install 'sfumato[app]'" in capsys.readouterr().err
 
 
@@ -219,9 +296,23 @@ def test_from_python_it_is_a_process_that_ends_with_us(folder: Path) -> None:
     explorer.close()
 
 
+def test_from_python_the_service_answers_without_a_page(folder: Path) -> None:
+    with sfumato.serve(folder, port=0) as service:
+        port = int(service.address.rsplit(":", 1)[1].strip("/"))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        for path, status in (("/openapi.json", 200), ("/explorer/state", 404)):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status, path
+        connection.close()
+    assert service.process.poll() is not None
+
+
 def test_from_python_a_mistake_is_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        sfumato.app.explore(tmp_path / "nowhere", open=False)
+    for open_it in (functools.partial(sfumato.explore, open=False), sfumato.serve):
+        with pytest.raises(UserError, match="does not exist"):
+            open_it(tmp_path / "nowhere")
 
 
 def test_it_works_without_a_network(folder: Path) -> None:

@@ -300,6 +300,8 @@ def test_pictures_are_bounded_before_they_are_decoded(
         ("/api/sample", {"seed": -1}),
         ("/api/sample", {"draw": 1}),
         ("/api/sample", {"class": "no such"}),
+        ("/api/sample", {"class": "\u00b2"}),
+        ("/api/sample", {"class": "9" * 5_000}),
         ("/api/score?samples=0", {"x": ROWS}),
         ("/api/score?samples=257", {"x": ROWS}),
         ("/api/score?samples=1_0", {"x": ROWS}),

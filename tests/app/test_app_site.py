@@ -13,7 +13,7 @@ from browser_helpers import with_browser
 from PIL import Image
 from playwright.sync_api import Browser
 
-from sfumato.app.bodies import shown
+from sfumato.app.bodies import shown, to_raw
 from sfumato.app.site import one_script, write_site
 from sfumato.core.errors import UserError
 from sfumato.data import Binarise, Integers, Preprocessing, Standardise
@@ -105,6 +105,19 @@ def test_the_browser_decodes_as_torch_does(browser: Browser, tmp_path: Path, nam
             assert np.ptp(expected) > 5
         else:
             assert np.allclose(found, expected, atol=1e-4)
+    seen = page.evaluate("""async () => { const { world } = window.sfumato, { pixels, mean, sigma } =
+        await world.backend.example(3); return [pixels, mean, sigma].map((v) => [...v]); }""")
+    shape = packaged.preprocessing.shape
+    x = np.array(seen[0], np.float32 if len(shape) < 3 else np.uint8).reshape(shape)
+    x = x if len(shape) < 3 else to_raw(x, packaged.preprocessing)
+    label = np.full(1, page.evaluate("() => window.sfumato.world.model.label[3]"))
+    q = packaged.encode(x[None], label if packaged.model.labels_reach_networks else None)
+    assert np.allclose(seen[1], q.mean[0], atol=2e-3)
+    assert np.allclose(seen[2], q.stddev[0], atol=2e-3)
+    page.locator("#map").click(position={"x": 70, "y": 70})
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#original-figure:not([hidden])")
+    assert page.locator("#notice").is_hidden()
     page.context.close()
     assert not wrong
 
@@ -160,7 +173,8 @@ def test_the_one_script_holds_every_module_and_no_import() -> None:
         assert f'modules["{item.name}"] = ' in script
     assert "\nimport " not in script
     assert "\nexport " not in script
-    assert "return { COLOURS, colour, el, $, ink, forgetInks, number, drawExample," in script
+    assert "return { takeColours, colour, " in script
+    assert ", drawExample," in script
 
 
 def test_markup_in_names_cannot_leave_the_script(tmp_path: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import STEPS, Command, Result
+from cli_helpers import STEPS, Command, Result, rare_evaluations, short_reports
+from training_helpers import Child
 
 from sfumato.cli.main import run
-from sfumato.verbs import listeners
+from sfumato.evaluation import thorough
+from sfumato.evaluation.annealed import Annealing
+from sfumato.evaluation.gap import find_gap
+from sfumato.verbs import evaluate, verify_resume
 
 
 @pytest.fixture
@@ -45,16 +50,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_images: tuple[np.nda
     folder = tmp_path_factory.mktemp("finished")
     x, y = tiny_images
     np.savez(folder / "tiny.npz", x=x, y=y, class_names=np.array(["top", "middle", "bottom"]))
-    with chdir(folder):
+    with chdir(folder), rare_evaluations(), short_reports():
         assert run(["train", "tiny.npz", *STEPS, "--quiet"]) == 0
     return folder
 
 
 @pytest.fixture(autouse=True)
-def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_report(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write a short report, but where a test is about the real one."""
-    if "real_report" not in request.fixturenames:
-        monkeypatch.setattr(listeners, "write_report", lambda path, **content: Path(path).write_text("<html>"))
+    with nullcontext() if "real_report" in request.fixturenames else short_reports():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def few_evaluations() -> Iterator[None]:
+    """Evaluate a training four times."""
+    with rare_evaluations():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quick_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refine and anneal in few steps: how good they are is shown where they are tested."""
+    monkeypatch.setattr(thorough, "find_gap", partial(find_gap, steps=50))
+    monkeypatch.setattr(evaluate, "Annealing", partial(Annealing, leapfrogs=2))
+
+
+@pytest.fixture
+def forked_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let verify-resume train in forks of this process, not in new interpreters."""
+    monkeypatch.setattr(
+        verify_resume, "_Python", lambda root, name: Child(lambda: verify_resume.train_task(root, name))
+    )
 
 
 @pytest.fixture

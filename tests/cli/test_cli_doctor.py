@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import Command, start, tree
+from cli_helpers import Command, Started, short_reports, tree
 
 from sfumato.cli.main import run
 from sfumato.core.errors import UserError
+from sfumato.core.schedules import WarmUp
+from sfumato.core.spec import to_spec
 from sfumato.io.run import RunFolder
+from sfumato.objectives import ELBO, IWAE, MMD
 from sfumato.recipes import Options, plan
 from sfumato.training import Listener
 from sfumato.verbs import doctor as verb
@@ -36,17 +39,15 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     factors = generator.normal(size=(500, 2))
     x = np.tanh(factors @ generator.normal(size=(2, 6))) + 0.1 * generator.normal(size=(500, 6))
     np.save(folder / "made.npy", x.astype(np.float32))
-    from sfumato.verbs import listeners
-
-    before = listeners.write_report
-    listeners.write_report = lambda path, **content: Path(path).write_text("<html>")  # type: ignore[assignment]
-    try:
-        with chdir(folder):
-            for name, more in {"well": [], "ae": ["--beta", "0"], "careful": ["--careful", "--seed", "1"]}.items():
-                assert run(["train", "made.npy", *SHORT, *more, "--out", f"runs/{name}"]) == 0
-    finally:
-        listeners.write_report = before
+    with chdir(folder), short_reports():
+        for name, more in {"well": [], "ae": ["--beta", "0"], "careful": ["--careful", "--seed", "1"]}.items():
+            assert run(["train", "made.npy", *SHORT, *more, "--out", f"runs/{name}"]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def few_evaluations() -> None:
+    """A diagnosis looks at all evaluations."""
 
 
 @pytest.fixture
@@ -179,11 +180,11 @@ def test_watching_a_finished_run_looks_once(ward: Path, command: Command) -> Non
 
 
 def test_a_training_that_is_killed_is_seen_by_who_watches(ward: Path, command: Command) -> None:
-    words = ["train", "made.npy", "--steps", "100000", "--latent-dim", "2", "--out", "runs/live", "--quiet"]
-    process = start(words, ward)
+    words = ["train", "made.npy", "--steps", "100000", "--engine", "eager", "--latent-dim", "2", "--out", "runs/live"]
+    process = Started([*words, "--quiet"], ward)
     try:
         while process.poll() is None and not (ward / "runs/live/metrics.jsonl").exists():
-            time.sleep(0.05)
+            time.sleep(0.01)
 
         def kill(seconds: float) -> None:
             process.kill()
@@ -296,6 +297,33 @@ def test_the_command_for_a_careful_run_is_careful_and_has_its_seed(ward: Path) -
     assert words[words.index("--seed") + 1] == "1"
     assert words[words.index("--steps") + 1] == "120"
     assert verb.command_for(folder, folder.read_run(), ()) == ()
+
+
+def test_the_kl_term_is_found_inside_a_sum(ward: Path) -> None:
+    folder = RunFolder("runs/well")
+    decided = folder.read_run()
+    both = to_spec(ELBO(beta=2.0, free_bits=0.5, schedule=WarmUp(10**6)) + 3.0 * MMD())
+    settings = verb.settings_of(decided | {"objective": both})
+    assert (settings.objective, settings.beta, settings.free_bits) == ("Sum", 2.0, 0.5)
+    assert verb.course_of(folder, decided | {"objective": both}, None).weight < 1e-3
+    for other in (ELBO(beta=0.0) + MMD(), IWAE(2), ELBO(reconstruction=0.0) + MMD()):
+        tree = decided | {"objective": to_spec(other)}
+        assert verb.settings_of(tree).beta is None
+        assert verb.course_of(folder, tree, None).weight == 1.0
+
+
+def test_the_command_for_a_paper_keeps_its_beta_or_leaves_the_paper(ward: Path) -> None:
+    folder = RunFolder("runs/well")
+    decided = folder.read_run()
+    recipe = {"name": "recipe", "value": "wae-mmd", "because": "", "change_with": "--recipe NAME", "source": "user"}
+    beta = {"name": "beta", "value": 20.0, "because": "", "change_with": "--beta X", "source": "user"}
+    paper = decided | {"decisions": [recipe, beta], "objective": to_spec(ELBO(beta=0.0) + 20.0 * MMD())}
+    words = " ".join(verb.command_for(folder, paper, ("--steps", "120")))
+    assert "--recipe wae-mmd" in words
+    assert "--beta 20 " in words + " "
+    words = " ".join(verb.command_for(folder, paper, ("--beta", "1")))
+    assert "--recipe" not in words
+    assert "--beta 1 " in words + " "
 
 
 def test_a_careful_run_is_resumed_bit_for_bit(ward: Path) -> None:

@@ -78,16 +78,27 @@ def test_the_python_face_has_what_it_lists() -> None:
         _ = sfumato.trian
 
 
+def test_the_python_face_has_the_commands() -> None:
+    import sfumato
+    from sfumato.cli.app import app
+
+    commands = {(command.name or "").replace("-", "_") for command in app.registered_commands}
+    missing = commands - set(sfumato.__all__)
+    assert missing == {"claims", "recipes", "report", "import"}  # rooms of this name; a word of the language
+
+
 def test_the_names_of_choices_are_those_of_the_library() -> None:
     from sfumato.data import BUILTIN
     from sfumato.data.content import SPLITS
     from sfumato.data.decisions import BINARISE, LIKELIHOODS
     from sfumato.recipes import LADDERS, RECIPES
+    from sfumato.recipes.papers import PAPERS
 
     assert set(options.BUILT_IN) == set(BUILTIN)
     assert options.LIKELIHOODS == LIKELIHOODS
     assert options.BINARISE == BINARISE
     assert set(options.RECIPES) == {*RECIPES, *LADDERS}
+    assert tuple(PAPERS) == options.PAPERS
     assert options.SPLITS == SPLITS
 
 

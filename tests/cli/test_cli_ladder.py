@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Command
+from cli_helpers import Command, rare_evaluations, short_reports
 
 from sfumato.cli.main import run
 from sfumato.likelihoods import DiscretizedLogistic
@@ -21,7 +21,7 @@ TRAIN = ["--recipe", "ladder", "--levels", "3", "--steps", "20", "--latent-dim",
 def ladder(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     """A folder with the finished run ``run``, which every test here only reads."""
     folder = tmp_path_factory.mktemp("ladder")
-    with chdir(folder):
+    with chdir(folder), rare_evaluations(), short_reports():
         assert run(["train", str(finished / "tiny.npz"), "--out", "run", *TRAIN]) == 0
     return folder
 
@@ -95,7 +95,7 @@ def test_the_report_has_every_section(place: Path, command: Command, real_report
     assert "KL of level 3" in page
 
 
-def test_a_killed_training_of_a_ladder_goes_on(place: Path, command: Command) -> None:
+def test_a_killed_training_of_a_ladder_goes_on(place: Path, command: Command, forked_trainings: None) -> None:
     result = command("verify-resume", "run", "--steps", "12", "--kills", "1")
     assert result.code == 0, result.err
 

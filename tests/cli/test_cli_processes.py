@@ -1,9 +1,10 @@
-"""``sfumato train`` started by torchrun: one model, one writer, and going on where a process was killed."""
+"""Commands in two processes, started by torchrun: one model, one writer, and going on where a process was killed."""
 
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from cli_helpers import STEPS, environment
+from cli_helpers import STEPS, Started, environment
 
 from sfumato.cli.main import run
 from sfumato.io.run import RunFolder
@@ -30,6 +31,16 @@ def torchrun(folder, *arguments, restarts=0):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def in_two(folder, *arguments):
+    """Return what a command says in two processes that are told what torchrun tells them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    started = [Started(arguments, folder, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in "01"]
+    ended = [each.communicate() for each in started]
+    assert [code for code, *_ in ended] == [0, 0], ended
+    return "".join(said for _, *both in ended for said in both)
 
 
 def wait_for_a_checkpoint(checkpoints, process):
@@ -58,12 +69,9 @@ def test_a_killed_process_and_max_restarts(finished, tmp_path):
     assert steps[-1] == STEPS_KILLED
 
 
-@pytest.mark.timeout(120)
 def test_each_process_encodes_a_part(finished, tmp_path, command, monkeypatch):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    process = torchrun(tmp_path, "encode", "runs/tiny", "-o", "two.npz")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    said = in_two(tmp_path, "encode", "runs/tiny", "-o", "two.npz")
     assert said.count("two.npz") == 1, "one of them speaks"
     monkeypatch.chdir(tmp_path)
     assert command("encode", "runs/tiny", "-o", "one.npz").code == 0
@@ -73,7 +81,6 @@ def test_each_process_encodes_a_part(finished, tmp_path, command, monkeypatch):
             np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-6)  # products of other sizes
 
 
-@pytest.mark.timeout(120)
 def test_each_process_measures_a_part(finished, tmp_path, command, monkeypatch):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -82,9 +89,7 @@ def test_each_process_measures_a_part(finished, tmp_path, command, monkeypatch):
     alone = command("evaluate", "runs/tiny", "--seed", "3", "--json")
     written = json.loads(file.read_text())
     file.write_bytes(before)
-    process = torchrun(tmp_path, "evaluate", "runs/tiny", "--seed", "3", "--quiet")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    said = in_two(tmp_path, "evaluate", "runs/tiny", "--seed", "3", "--quiet")
     assert said.count("examples of the test split") == 1, "one of them speaks"
     assert file.read_bytes() != before
     shared = json.loads(file.read_text())
@@ -96,12 +101,9 @@ def test_each_process_measures_a_part(finished, tmp_path, command, monkeypatch):
             assert shared["values"][name][part] == pytest.approx(value[part], rel=1e-6), name
 
 
-@pytest.mark.timeout(120)
 def test_spread_weights(finished, tmp_path, command, monkeypatch):
     shutil.copy(finished / "tiny.npz", tmp_path)
-    process = torchrun(tmp_path, "train", "tiny.npz", *STEPS, "--shard")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    said = in_two(tmp_path, "train", "tiny.npz", *STEPS, "--shard")
     assert said.count("evaluated on") == 1
     folder = RunFolder(tmp_path / "runs/tiny")
     assert folder.read_run()["training"]["shard"] is True

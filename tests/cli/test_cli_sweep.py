@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import signal
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Command, start, tree
+from cli_helpers import Command, Started, tree
 from PIL import Image
 
 from sfumato.core.errors import UserError
@@ -83,12 +82,12 @@ def test_the_numbers_are_those_of_the_validation_split(place: Path, command: Com
 def test_an_interrupted_sweep_goes_on_and_a_finished_one_can_grow(place: Path, command: Command) -> None:
     words = ["sweep", "tiny.npz", "--latent-dim", "2,3", *SHORT, "--out", "runs/s"]
     words[words.index("12")] = "75"
-    process = start(words, place)
+    process = Started(words, place)
     while process.poll() is None and not list((place / "runs/s").glob("*/checkpoints/step-*")):
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 130, err
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    code, _, err = process.communicate()
+    assert code == 130, err
     assert "the same command goes on" in err
     content = json.loads((place / "runs/s/sweep.json").read_bytes())
     assert content["missing"] == ["beta-1_latent-2", "beta-1_latent-3"]
@@ -284,3 +283,13 @@ def test_the_grid() -> None:
     assert [setting.name for setting in grid(None, (4, 2, 2))] == ["beta-1_latent-2", "beta-1_latent-4"]
     with pytest.raises(UserError, match="2 to 200 settings; got 1"):
         grid(1, 2)
+
+
+def test_sizes_alone_leave_a_paper_the_beta_that_it_has_or_has_not() -> None:
+    for recipe in ("iwae", "beta-vae"):
+        assert [setting.words for setting in grid(None, (2, 4), recipe)] == [{"latent_dim": 2}, {"latent_dim": 4}]
+    assert [setting.words for setting in grid((1, 2), None, "beta-vae")] == [{"beta": 1.0}, {"beta": 2.0}]
+    assert len(grid(None, None, "beta-vae")) == 4
+    assert grid(None, (2, 4), "mlp") == grid(None, (2, 4))
+    with pytest.raises(UserError, match="2 to 200 settings; got 1"):
+        grid(None, None, "iwae")

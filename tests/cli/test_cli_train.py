@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
 import signal
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import STEPS, Command, environment, start, tree
+from cli_helpers import STEPS, Command, Started, tree
 
 from sfumato.cli.main import run
 from sfumato.core.errors import Diverged
@@ -107,19 +109,19 @@ def test_training_that_missed_its_evaluation_is_finished_by_resume(place: Path, 
     assert (place / "runs/tiny/evaluation.json").read_bytes() == evaluation
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code", "fresh"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)])
 def test_an_interrupted_run_is_saved_and_goes_on(
-    number: signal.Signals, code: int, place: Path, command: Command
+    number: signal.Signals, code: int, fresh: bool, place: Path, command: Command
 ) -> None:
-    arguments = ["train", "tiny.npz", "--steps", "100000", "--out", "runs/long"]
-    process = start(arguments, place)
+    arguments = ["train", "tiny.npz", "--steps", "100000", "--engine", "eager", "--out", "runs/long"]
+    process = Started(arguments, place, fresh=fresh)
     metrics = place / "runs" / "long" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while process.poll() is None and not metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(number)
-    out, error = process.communicate(timeout=100)
-    assert process.returncode == code, error
+    ended, out, error = process.communicate()
+    assert ended == code, error
     assert out == ""
     assert "stopping after this step" in error
     assert "saved at step" in error
@@ -249,19 +251,9 @@ def test_a_last_checkpoint_that_failed_exits_with_one(
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_a_terminal_that_wants_no_control_codes_gets_none(name: str, value: str, place: Path) -> None:
-    import os
-    import pty
-    import subprocess
-    import sys
-
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sfumato", "train", "tiny.npz", "--steps", "4", "--out", f"runs/{value}"],
-        cwd=place,
-        env={**environment(), "TERM": "xterm", name: value},
-        stdout=slave,
-        stderr=slave,
-    )
+    arguments = ["train", "tiny.npz", "--steps", "4", "--out", f"runs/{value}"]
+    process = Started(arguments, place, terminal=slave, **{"TERM": "xterm", name: value})
     os.close(slave)
     text = b""
     try:
@@ -269,7 +261,7 @@ def test_a_terminal_that_wants_no_control_codes_gets_none(name: str, value: str,
             text += part
     except OSError:  # how a pseudo-terminal ends
         pass
-    assert process.wait() == 0, text
+    assert process.communicate()[0] == 0, text
     assert b"\x1b" not in text
     assert b"\r" not in text.replace(b"\r\n", b"\n")
     assert b"step 4/4" in text

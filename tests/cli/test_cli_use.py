@@ -248,18 +248,19 @@ def test_a_folder_of_images(tmp_path: Path, command: Command) -> None:
 
 
 def test_demo(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sfumato.cli import options, training
+    from sfumato.cli import options
+    from sfumato.verbs import python
 
-    assert training.DEMO_DATA in options.BUILT_IN
-    monkeypatch.setattr(training, "DEMO_DATA", "tiny.npz")
-    monkeypatch.setattr(training, "DEMO_TIME", "0.5s")
+    assert python.DEMO_DATA in options.BUILT_IN
+    monkeypatch.setattr(python, "DEMO_DATA", "tiny.npz")
+    monkeypatch.setitem(python.DEMO, "time", "0.5s")
     result = command("demo")
     assert result.code == 0, result.err
     assert Path("runs/demo/report.html").exists()
     assert "--class" in result.err
 
 
-def test_verify_resume(place: Path, command: Command) -> None:
+def test_verify_resume(place: Path, command: Command, forked_trainings: None) -> None:
     result = command("verify-resume", "tiny.npz", "--kills", "2", "--steps", "20", "--json", "--quiet")
     assert result.code == 0, result.err
     assert json.loads(result.out)["identical"]

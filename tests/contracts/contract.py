@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.spec import from_spec, to_spec
+from sfumato.io.tensors import pack, unpack
 
 Numbers = list[Tensor]
 
@@ -130,9 +130,8 @@ class ModuleContract(SpecContract):
 
     def test_safetensors_round_trip(self, case: Case) -> None:
         module = stirred(case.build())
-        stored = safetensors.torch.save({name: value.contiguous() for name, value in module.state_dict().items()})
         again = from_spec(to_spec(module), module.spec_kind)
-        again.load_state_dict(safetensors.torch.load(stored), strict=True)
+        again.load_state_dict(unpack(pack(module.state_dict()), case.name or "the part"))
         same(case.call(again, torch.float32, 1.0), case.call(module, torch.float32, 1.0))
 
     def test_a_deep_copy_is_equal_and_apart(self, case: Case) -> None:

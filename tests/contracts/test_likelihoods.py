@@ -12,9 +12,29 @@ from torch.distributions import Normal
 
 from sfumato import likelihoods
 from sfumato.core.errors import UserError
-from sfumato.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Masked
+from sfumato.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Masked,
+    Mixed,
+    MixtureOfLogistics,
+    NegativeBinomial,
+    Ordinal,
+    Perceptual,
+    Poisson,
+    StudentT,
+    ZeroInflated,
+)
+from sfumato.networks import MLP
 
 VARIANCES = ("fixed", "shared", "per_dimension", "predicted", "optimal")
+SCALES = ("shared", "per_dimension", "predicted")
+REAL = (Gaussian, Laplace, StudentT, Perceptual)
+COUNTS = (Poisson, NegativeBinomial, ZeroInflated)
 
 
 def data(likelihood, dtype: torch.dtype) -> torch.Tensor:
@@ -22,11 +42,18 @@ def data(likelihood, dtype: torch.dtype) -> torch.Tensor:
     values = numbers(4, *likelihood.shape, dtype=dtype, seed=5)
     if isinstance(likelihood, Masked):
         return torch.where(values > 0.7, torch.nan, data(likelihood.likelihood, dtype))
-    if isinstance(likelihood, Gaussian):
+    if isinstance(likelihood, Mixed):
+        columns = torch.cat([data(part, dtype) for part in likelihood.parts], -1)
+        return columns[:, sorted(range(len(likelihood.places)), key=likelihood.places.__getitem__)]
+    if isinstance(likelihood, REAL):
         return values
+    if isinstance(likelihood, ContinuousBernoulli):
+        return values.sigmoid()
+    if isinstance(likelihood, COUNTS):
+        return (3 * values.abs()).floor() * (values < 1)
     levels = getattr(likelihood, "levels", 2)
     whole = ((values + 2) / 4 * levels).floor().clamp(0, levels - 1)
-    return whole / (levels - 1) if isinstance(likelihood, DiscretizedLogistic) else whole
+    return whole / (levels - 1) if isinstance(likelihood, DiscretizedLogistic | MixtureOfLogistics) else whole
 
 
 def expectation(likelihood, distribution) -> torch.Tensor:
@@ -48,6 +75,12 @@ def case(name: str, build) -> Case:
     return Case(name, build, call)
 
 
+def table() -> Mixed:
+    """Two real columns, a count, a binary, a categorical and an ordinal one."""
+    real, count = Gaussian((2,), "per_dimension"), NegativeBinomial((1,))
+    return Mixed((real, count, Bernoulli((1,)), Categorical((1,), 3), Ordinal((1,), 4)), (0, 4, 1, 2, 5, 3))
+
+
 EXAMPLES = {
     "Bernoulli": [case("vector", lambda: Bernoulli((3,))), case("image", lambda: Bernoulli((1, 2, 3)))],
     "Categorical": [case("vector", lambda: Categorical((3,), 4)), case("image", lambda: Categorical((2, 2, 3), 3))],
@@ -61,6 +94,34 @@ EXAMPLES = {
         case("bernoulli", lambda: Masked(Bernoulli((3,)))),
         case("categorical", lambda: Masked(Categorical((2, 3), 4))),
     ],
+    "Poisson": [
+        case("vector", lambda: Poisson((3,), means=(0.5, 1.0, 20.0))),
+        case("observed", lambda: Poisson((1, 2, 3), library="observed")),
+    ],
+    "NegativeBinomial": [
+        case("vector", lambda: NegativeBinomial((3,))),
+        case("predicted", lambda: NegativeBinomial((2, 3), "predicted", means=(1.0, 2.0, 3.0, 0.1, 1.0, 9.0))),
+        case("observed", lambda: NegativeBinomial((3,), library="observed", means=(1.0, 2.0, 3.0))),
+    ],
+    "ZeroInflated": [
+        case("poisson", lambda: ZeroInflated(Poisson((3,)))),
+        case("predicted", lambda: ZeroInflated(NegativeBinomial((2, 3), "predicted"))),
+        case("observed", lambda: ZeroInflated(NegativeBinomial((3,), library="observed"))),
+    ],
+    "ContinuousBernoulli": [
+        case("vector", lambda: ContinuousBernoulli((3,))),
+        case("image", lambda: ContinuousBernoulli((1, 2, 3))),
+    ],
+    "Laplace": [case(name, lambda name=name: Laplace((2, 3), name, 0.7)) for name in SCALES],
+    "StudentT": [case(name, lambda name=name: StudentT((2, 3), name, 0.7)) for name in SCALES],
+    "Ordinal": [case("vector", lambda: Ordinal((3,), 4)), case("image", lambda: Ordinal((2, 3), 3))],
+    "MixtureOfLogistics": [
+        case("vector", lambda: MixtureOfLogistics((3,), components=2)),
+        case("colour", lambda: MixtureOfLogistics((3, 2, 2), components=3, levels=16)),
+        case("grey", lambda: MixtureOfLogistics((1, 2, 2), components=3)),
+    ],
+    "Perceptual": [case("", lambda: Perceptual(MLP((3,), (4,), hidden=(5,), activation="tanh"), 0.7))],
+    "Mixed": [case("", table)],
     "Gaussian": [
         *[case(name, lambda name=name: Gaussian((3,), variance=name, scale=0.7)) for name in VARIANCES],
         *[case(f"{name}-image", lambda name=name: Gaussian((2, 2, 3), variance=name)) for name in VARIANCES],
@@ -82,7 +143,8 @@ class TestLikelihoods(ModuleContract):
     def test_shapes(self, case: Case) -> None:
         likelihood = case.build().eval()
         x = data(likelihood, torch.float32)
-        assert likelihood.parameter_shape == (likelihood.numbers_per_value, *likelihood.shape)
+        if not isinstance(likelihood, Mixed):
+            assert likelihood.parameter_shape == (likelihood.numbers_per_value, *likelihood.shape)
         for lead in ((), (4,), (3, 4)):
             observation = likelihood(torch.zeros(*lead, *likelihood.parameter_shape))
             assert observation.batch_shape == lead
@@ -93,11 +155,12 @@ class TestLikelihoods(ModuleContract):
 
     def test_a_wrong_width_is_refused_with_the_cure(self, case: Case) -> None:
         likelihood = case.build()
-        wider = (likelihood.numbers_per_value + 1, *likelihood.shape)
+        first, *rest = likelihood.parameter_shape
+        wider = (first + 1, *rest)
         with pytest.raises(UserError, match=r"needs .* numbers for each data value.*Build the decoder with out_shape="):
             likelihood(torch.zeros(4, *wider))
         with pytest.raises(UserError, match="Build the decoder with out_shape="):
-            likelihood(torch.zeros(likelihood.shape))
+            likelihood(torch.zeros(likelihood.parameter_shape[1:]))
 
     def test_finite_for_1e9(self, case: Case) -> None:
         likelihood = case.build().eval()

@@ -10,7 +10,26 @@ from hypothesis import strategies as st
 
 from sfumato import networks
 from sfumato.core.errors import UserError
-from sfumato.networks import MLP, ConvDecoder, ConvEncoder, KLDecoder, KLEncoder, WithLabel, WithMask
+from sfumato.networks import (
+    MLP,
+    Composed,
+    ConvDecoder,
+    ConvEncoder,
+    Embedded,
+    KLDecoder,
+    KLEncoder,
+    Log1p,
+    Penalised,
+    SeriesDecoder,
+    SeriesEncoder,
+    SpectralNorm,
+    TransformerDecoder,
+    TransformerEncoder,
+    UNet,
+    WithLabel,
+    WithMask,
+)
+from sfumato.networks.transformer import Block
 
 LABELS = torch.tensor([0, 2, -1, 1])
 
@@ -33,6 +52,14 @@ EXAMPLES = {
         case("gated-trunk", lambda: MLP((6,), (5,), hidden=(7,), gated=True, activate_output=True)),
         *[case(name, lambda name=name: MLP((6,), (5,), activation=name)) for name in ("silu", "gelu", "elu")],
     ],
+    "Penalised": [
+        case("", lambda: Penalised(MLP((4,), (3,), hidden=(5,)), gradient=0.1, weights=0.01)),
+        case("label", lambda: Penalised(WithLabel(MLP((7,), (3,)), 3), gradient=0.1)),
+    ],
+    "SpectralNorm": [
+        case("", lambda: SpectralNorm(MLP((4,), (3,), hidden=(5,)))),
+        case("label", lambda: SpectralNorm(WithLabel(MLP((7,), (3,)), 3))),
+    ],
     "ConvEncoder": [
         case("odd", lambda: ConvEncoder((3, 7, 5), (4,), widths=(4, 6))),
         case("flat", lambda: ConvEncoder((1, 4, 4), (2, 3), widths=(), blocks=2)),
@@ -50,6 +77,37 @@ EXAMPLES = {
     "KLDecoder": [
         case("doubled", lambda: KLDecoder((2 * 3 * 2,), (2, 1, 6, 4), widths=(4, 6), groups=2, scale=0.5)),
         case("grid", lambda: KLDecoder((1, 2, 4), (1, 3, 4, 8), (4, 4), 2, (True, False), False, 2, "mish", False)),
+    ],
+    "Log1p": [case("", lambda: Log1p((3, 4)))],
+    "Composed": [
+        case("counts", lambda: Composed(Log1p((6,)), MLP((6,), (5,), hidden=(7,)))),
+        case("label", lambda: Composed(Log1p((6,)), WithLabel(MLP((6 + 3,), (5,), hidden=(7,)), num_classes=3))),
+    ],
+    "Embedded": [
+        case("one-hot", lambda: Embedded((0, 3, 0, 2), counts=(2,))),
+        case("vectors", lambda: Embedded((0, 3, 0), widest=2)),
+    ],
+    "SeriesEncoder": [
+        case("odd", lambda: SeriesEncoder((2, 11), (4,), widths=(3, 4))),
+        case("more-axes", lambda: SeriesEncoder((2, 3, 8), (2, 2), widths=(4,), blocks=3, kernel=5)),
+    ],
+    "SeriesDecoder": [
+        case("odd", lambda: SeriesDecoder((4,), (2, 2, 11), widths=(3, 4))),
+        case("short", lambda: SeriesDecoder((4,), (1, 1, 3), widths=(3, 4), blocks=1)),
+    ],
+    "TransformerEncoder": [
+        case("numbers", lambda: TransformerEncoder((5, 3), (4,), width=8, heads=2, depth=1)),
+        case("set", lambda: TransformerEncoder((5, 3), (2, 2), width=8, heads=2, positions=False)),
+        case("tokens", lambda: TransformerEncoder((5,), (4,), width=8, heads=2, depth=1, vocabulary=3)),
+    ],
+    "TransformerDecoder": [
+        case("numbers", lambda: TransformerDecoder((4,), (2, 5, 3), width=8, heads=2, depth=1)),
+        case("tokens", lambda: TransformerDecoder((4,), (7, 5), width=8, heads=2)),
+    ],
+    "UNet": [
+        case("odd", lambda: UNet((3, 7, 5), (2, 3, 7, 5), widths=(4, 6), groups=2)),
+        case("one-size", lambda: UNet((1, 4, 4), (1, 4, 4), widths=(4,), groups=2)),
+        case("deep", lambda: UNet((1, 9, 6), (1, 1, 9, 6), widths=(2, 4, 4), groups=2)),
     ],
     "WithMask": [
         case("vector", lambda: WithMask(MLP((2 * 6,), (5,), hidden=(7,)))),
@@ -173,3 +231,64 @@ def test_a_missing_value_is_zero_and_marked() -> None:
         WithMask(MLP((3,), (4,)))
     with pytest.raises(UserError, match="WithMask needs a network without labels"):
         WithMask(WithLabel(MLP((5,), (4,)), 3))
+
+
+def test_the_encoder_of_a_set_does_not_see_the_order_and_one_with_positions_does() -> None:
+    x = numbers(2, 6, 3, dtype=torch.float32)
+    turned = x[:, torch.tensor([3, 1, 5, 0, 2, 4])]
+    blind = TransformerEncoder((6, 3), (4,), width=8, heads=2, positions=False)
+    torch.testing.assert_close(blind(turned), blind(x))
+    seeing = TransformerEncoder((6, 3), (4,), width=8, heads=2)
+    assert (seeing(turned) - seeing(x)).abs().max() > 1e-4
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    block = Block(width=6, heads=2).double()
+    x = numbers(1, 4, 6)
+    query, key, value = block.query_key_value(block.before(x))[0].split(6, -1)
+    heads = []
+    for head in (slice(0, 3), slice(3, 6)):
+        weights = (query[:, head] @ key[:, head].T / 3**0.5).softmax(-1)
+        heads.append(weights @ value[:, head])
+    after = x[0] + block.joined(torch.cat(heads, -1))
+    expected = after + block.narrow(torch.nn.functional.gelu(block.wide(block.after(after))))
+    torch.testing.assert_close(block(x)[0], expected)
+
+
+@settings(max_examples=20)
+@given(height=st.integers(1, 20), width=st.integers(1, 20), depth=st.integers(1, 3))
+def test_a_u_comes_back_at_its_own_size(height: int, width: int, depth: int) -> None:
+    network = UNet((1, height, width), (2, 1, height, width), widths=(4, 8, 8)[:depth], groups=2)
+    assert network(torch.zeros(1, 1, height, width)).shape == (1, 2, 1, height, width)
+
+
+def test_a_u_keeps_what_its_smallest_size_cannot() -> None:
+    network = UNet((1, 8, 8), (1, 8, 8), widths=(2, 4), groups=2)
+    for below in network.halve:
+        torch.nn.init.zeros_(below.weight)  # nothing gets down, so what comes out went across
+    x = numbers(2, 1, 8, 8, dtype=torch.float32)
+    assert (network(x)[0] - network(x)[1]).abs().max() > 1e-3
+    with pytest.raises(UserError, match="UNet gives images of the size that it takes, 8x8"):
+        UNet((1, 8, 8), (1, 4, 4), widths=(2,), groups=2)
+
+
+def test_networks_of_the_wrong_layout_say_what_they_take() -> None:
+    with pytest.raises(UserError, match="a multiple of its heads; got 6 and 4"):
+        TransformerEncoder((5, 3), (4,), width=6, heads=4)
+    with pytest.raises(UserError, match="needs series"):
+        SeriesEncoder((5,), (4,))
+    with pytest.raises(UserError, match="counts among those without levels"):
+        Embedded((3, 0), counts=(0,))
+    with pytest.raises(UserError, match="Build the next with in_shape=\\(6,\\)"):
+        Composed(Log1p((6,)), MLP((5,), (4,)))
+
+
+def test_a_row_of_a_table_becomes_numbers_marks_and_levels() -> None:
+    table = Embedded((0, 3, 0, 5), counts=(2,), widest=4)
+    x = torch.tensor([[0.5, 2.0, 9.0, 4.0], [torch.nan, torch.nan, torch.nan, torch.nan]])
+    found = table(x)
+    vector = table.vectors[0].weight[4]
+    expected = torch.cat([torch.tensor([0.5, 0.0]), torch.ones(2), torch.tensor([0.0, 0.0, 1.0]), vector])
+    expected[1] = torch.tensor(10.0).log()
+    torch.testing.assert_close(found[0], expected)
+    assert (found[1] == 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,16 +14,57 @@ from torch import nn
 from sfumato import posteriors
 from sfumato.core.errors import UserError
 from sfumato.core.gaussians import has_density
+from sfumato.core.numerics import fixed_noise
+from sfumato.core.whole import NeedsWhole
+from sfumato.likelihoods import Gaussian
 from sfumato.networks import MLP, ConvEncoder, KLEncoder, WithLabel
-from sfumato.posteriors import ClampedGaussian, DiagonalGaussian, Dirac
+from sfumato.posteriors import (
+    ClampedGaussian,
+    DiagonalGaussian,
+    Dirac,
+    FiniteScalarQuantiser,
+    FlowPosterior,
+    FullGaussian,
+    GumbelSoftmax,
+    Hamiltonian,
+    LookupFreeQuantiser,
+    LowRankGaussian,
+    PoincareGaussian,
+    PowerSpherical,
+    RiemannianHamiltonian,
+    SemiAmortised,
+    VectorQuantiser,
+    VonMisesFisher,
+)
 from sfumato.posteriors.diagonal_gaussian import LOG_VARIANCE_BOUNDS
+from sfumato.priors import StandardNormal
 
 LABELS = torch.tensor([0, 2, -1, 1])
 
 
+def ready(posterior, dtype: torch.dtype = torch.float32):
+    """Return the posterior, with the rest of a model if it needs it."""
+    if isinstance(posterior, NeedsWhole):
+        with fixed_noise(7):
+            decoder = MLP(posterior.latent_shape, (1, 5), hidden=(6,), activation="tanh").to(dtype)
+        likelihood, prior = Gaussian((5,), "fixed").to(dtype), StandardNormal(2).to(dtype)
+        posterior._whole = (SimpleNamespace(prior=prior, decode=lambda z, y: likelihood(decoder(z, y))),)
+    return posterior
+
+
 def call(posterior, dtype: torch.dtype, scale: float) -> Numbers:
+    posterior = ready(posterior, dtype).eval()
     q = posterior(numbers(4, *posterior.in_shape, dtype=dtype, scale=scale), LABELS)
-    return [q.mean, q.stddev] if has_density(q) else [q.mean]
+    if not has_density(q):
+        return [q.mean]
+    if isinstance(posterior, DiagonalGaussian | ClampedGaussian | SemiAmortised):
+        return [q.mean, q.stddev]
+    if isinstance(posterior, Hamiltonian | RiemannianHamiltonian):
+        z, known = q.carried(numbers(3, 4, 2, 2, dtype=dtype))
+        return [q.mean, z, known.log_prob(z)]
+    z = numbers(4, *posterior.latent_shape, dtype=dtype)
+    length = 0.5 if isinstance(posterior, PoincareGaussian) else 1.0  # inside the ball, or on the sphere
+    return [q.mean, q.log_prob(length * nn.functional.normalize(z, dim=-1))]
 
 
 def case(name: str, build) -> Case:
@@ -37,7 +79,45 @@ def with_label() -> WithLabel:
     return WithLabel(MLP((5 + 3,), (2,), hidden=(6,)), num_classes=3)
 
 
+def linear(*out: int) -> MLP:
+    return MLP((5,), out, hidden=(6,), activation="tanh")
+
+
+def flow(kind: str, context: bool = False) -> FlowPosterior:
+    base = DiagonalGaussian(head(), head())
+    return FlowPosterior(base, kind, 2, context=linear(3) if context else None, hidden=(8,))
+
+
+def riemannian() -> RiemannianHamiltonian:
+    base = DiagonalGaussian(head(), head())
+    posterior = RiemannianHamiltonian(base, linear(2, 2), shape=(5,), centroids=3, steps=2)
+    posterior.start_from(numbers(3, 5))
+    return posterior
+
+
 EXAMPLES = {
+    "FiniteScalarQuantiser": [case("", lambda: FiniteScalarQuantiser(linear(2, 3), levels=(3, 4)))],
+    "FlowPosterior": [
+        case("planar", lambda: flow("planar")),
+        case("radial-context", lambda: flow("radial", context=True)),
+        case("householder-context", lambda: flow("householder", context=True)),
+        case("iaf", lambda: flow("iaf")),
+        case("iaf-context", lambda: flow("iaf", context=True)),
+    ],
+    "FullGaussian": [case("", lambda: FullGaussian(linear(3, 2)))],
+    "GumbelSoftmax": [case("", lambda: GumbelSoftmax(linear(2, 3)))],
+    "Hamiltonian": [case("", lambda: Hamiltonian(DiagonalGaussian(head(), head()), steps=2))],
+    "LookupFreeQuantiser": [case("", lambda: LookupFreeQuantiser(linear(2, 3)))],
+    "LowRankGaussian": [case("", lambda: LowRankGaussian(linear(3, 2)))],
+    "PowerSpherical": [case("", lambda: PowerSpherical(linear(4)))],
+    "RiemannianHamiltonian": [case("", riemannian)],
+    "SemiAmortised": [case("", lambda: SemiAmortised(DiagonalGaussian(head(), head()), steps=2))],
+    "VectorQuantiser": [
+        case("", lambda: VectorQuantiser(linear(2, 3), codes=4)),
+        case("residual-row", lambda: VectorQuantiser(linear(2), codes=4, quantisers=2)),
+    ],
+    "PoincareGaussian": [case("", lambda: PoincareGaussian(MLP((5,), (2, 2), hidden=(6,))))],
+    "VonMisesFisher": [case("", lambda: VonMisesFisher(linear(4)))],
     "ClampedGaussian": [
         case("", lambda: ClampedGaussian(MLP((5,), (2, 2), hidden=(6,), activation="tanh"))),
         case("images", lambda: ClampedGaussian(KLEncoder((1, 2, 4), (2, 2), widths=(2, 4), groups=1))),
@@ -64,16 +144,16 @@ def test_documentation(cls: type) -> None:
 @flat(EXAMPLES)
 class TestPosteriors(ModuleContract):
     def test_shapes(self, case: Case) -> None:
-        posterior = case.build()
+        posterior = ready(case.build())
         q = posterior(torch.zeros(4, *posterior.in_shape), LABELS)
         assert q.batch_shape == (4,)
-        assert q.event_shape == posterior.latent_shape == (2,)
-        assert q.rsample((3,)).shape == (3, 4, 2)
+        assert q.event_shape == posterior.latent_shape
+        assert q.rsample((3,)).shape == (3, 4, *posterior.latent_shape)
         one = posterior(torch.zeros(posterior.in_shape), LABELS[0])
         assert one.batch_shape == ()
 
     def test_gradients_flow_through_samples(self, case: Case) -> None:
-        posterior = case.build()
+        posterior = ready(case.build())
         posterior(torch.ones(4, *posterior.in_shape), LABELS).rsample((3,)).square().sum().backward()
         assert all(parameter.grad is not None for parameter in posterior.parameters())
 

@@ -6,12 +6,13 @@ import copy
 import math
 
 import pytest
+import torch
 from contract import Case, SpecContract, covered, documented, flat, public_classes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.core import schedules
-from sfumato.core.schedules import Constant, WarmUp, WarmUpCosine
+from sfumato.core.schedules import Constant, Cyclical, WarmUp, WarmUpCosine
 
 
 def call(schedule, dtype, scale):
@@ -20,6 +21,11 @@ def call(schedule, dtype, scale):
 
 EXAMPLES = {
     "Constant": [Case("", Constant, call)],
+    "Cyclical": [
+        Case("", lambda: Cyclical(steps=12), call),
+        Case("flat", lambda: Cyclical(steps=7, cycles=3, rising=0.0), call),
+        Case("none", lambda: Cyclical(steps=0), call),
+    ],
     "WarmUp": [
         Case("", lambda: WarmUp(steps=10), call),
         Case("start", lambda: WarmUp(steps=3, start=0.25), call),
@@ -68,3 +74,15 @@ def test_cosine_by_hand() -> None:
     assert schedule(1) == schedule(2) == 1.0
     assert schedule(6) == pytest.approx(0.6)
     assert schedule(10) == schedule(10**9) == pytest.approx(0.2)
+
+
+def test_cycles_by_hand() -> None:
+    """Four cycles of 25 steps: up over the first half of each, then level; compiled steps count in a tensor."""
+    schedule = Cyclical(steps=100, cycles=4, rising=0.5)
+    for step in range(100):
+        expected = min(1.0, (step % 25) / 12.5)
+        assert schedule(step) == pytest.approx(expected, abs=1e-12)
+        assert float(schedule(torch.tensor(float(step), dtype=torch.float64))) == pytest.approx(expected, abs=1e-12)
+    assert schedule(100) == schedule(10**15) == 1.0
+    monotone, line = Cyclical(steps=100, cycles=1, rising=0.4), WarmUp(steps=40)
+    assert [monotone(step) for step in range(120)] == pytest.approx([line(step) for step in range(120)])

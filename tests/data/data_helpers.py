@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from sfumato.core.errors import UserError
+from sfumato.data import load_dataset
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -25,3 +29,14 @@ def image_folder(root: Path, classes: dict[str, int], size: int = 8) -> Path:
             seed += 1
             save_image(root / name / f"{number:03}.png", noise(size, size, seed=seed))
     return root
+
+
+def refused(source, says, **options):
+    """The error is one short paragraph that ends in what to do, and nothing is left behind."""
+    with pytest.raises(UserError, match=says) as caught:
+        load_dataset(source, **options)
+    text = str(caught.value)
+    assert text[-1] in ".?"
+    assert "\n" not in text
+    assert len(text) < 500
+    return text

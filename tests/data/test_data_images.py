@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.data import load_dataset
+from sfumato.data.images import BadImage, decode_file
 
 
 def first(folder, **options):
@@ -220,3 +221,8 @@ def test_the_folder_is_not_written_to(tmp_path):
     before = sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
     load_dataset(folder, size=4)
     assert before == sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def test_a_file_that_cannot_be_opened_says_why(tmp_path):
+    with pytest.raises(BadImage, match=r"^No such file or directory$"):
+        decode_file(tmp_path / "gone.png", None, 10**6)

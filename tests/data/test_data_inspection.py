@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sfumato.core.errors import UserError
 from sfumato.data import (
     Binarise,
+    Counts,
     Identity,
     Integers,
     Levels,
@@ -38,7 +39,7 @@ CASES = {
     "grey in [0, 1]": (SCALED, "8-bit", "logistic", Levels),
     "rows of bytes": (GREY.reshape(60, 81), "8-bit", "logistic", Levels),
     "few counts": (COUNTS, "counts", "categorical", Integers),
-    "many counts": (MANY, "counts", "gaussian", Standardise),
+    "many counts": (MANY, "counts", "negative-binomial", Counts),
     "real": (NORMAL, "real", "gaussian", Standardise),
     "negative whole": (COUNTS - 5, "real", "gaussian", Standardise),
     "uniform in [0, 1]": (GENERATOR.random((60, 9, 9)), "real", "gaussian", Standardise),
@@ -225,7 +226,7 @@ def test_the_file_is_named_as_it_was_typed(tmp_path):
 
 
 def test_values_that_training_rules_out_are_an_error_not_a_choice():
-    data, facts = look(COUNTS)
+    data, facts = look(COUNTS.copy())
     decisions = decide(facts)
     data.x[data.splits["test"][0], 2] = 13
     with pytest.raises(UserError, match=r"the test split of array should hold 13 levels from 0 to 12.*got 13"):

@@ -1,4 +1,4 @@
-"""What people hold in Python: frames, AnnData, Hugging Face datasets, torch datasets and loaders."""
+"""What people hold in Python: frames, AnnData, xarray, Hugging Face datasets, torch datasets and loaders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 
 import sfumato
 from sfumato.core.errors import UserError
@@ -24,6 +24,7 @@ from sfumato.models import VAE, PackagedModel
 from sfumato.networks import MLP
 from sfumato.posteriors import DiagonalGaussian
 from sfumato.priors import StandardNormal
+from sfumato.recipes import Options, plan
 
 VALUES = np.random.RandomState(0).normal(size=(20, 3)).round(3)
 KINDS = np.array(["cat", "dog"] * 10)
@@ -140,8 +141,11 @@ def test_hugging_face_datasets() -> None:
     again = small_model().reconstruct(table.remove_columns("label"))
     assert isinstance(again, datasets.Dataset)
     assert again.column_names == list(COLUMNS)
-    splits = datasets.DatasetDict({"train": table, "test": table.select(range(4))})
-    assert {name: len(rows) for name, rows in load_dataset(splits).splits.items()}["test"] == 4
+    splits = datasets.DatasetDict({"test": table.select(range(4)), "train": table.select(range(4, 20))})
+    given = load_dataset(splits)
+    np.testing.assert_allclose(given.array("test"), VALUES[:4], rtol=1e-6)
+    assert given.y is not None
+    np.testing.assert_array_equal(given.y[given.rows("test")], [0, 1, 0, 1])
     with pytest.raises(UserError, match="a dictionary of splits should have train"):
         load_dataset(datasets.DatasetDict({"tests": table}))
     pictures = datasets.Dataset.from_dict({"image": list(IMAGES)}, datasets.Features({"image": datasets.Image()}))
@@ -169,13 +173,82 @@ def test_torch_datasets_and_loaders(form: str, loader: bool) -> None:
     source: Any = DataLoader(Items(form), batch_size=6) if loader else Items(form)
     data = load_dataset(source)
     np.testing.assert_allclose(data.x, VALUES.astype(np.float32))
-    assert data.num_classes == (2 if form in ("(x, y)", "dict") else 0)
+    if form in ("(x, y)", "dict"):
+        np.testing.assert_array_equal(data.y, np.arange(20) % 2)
+    else:
+        assert data.num_classes == 0
 
 
-def test_a_loader_is_read_once_in_its_own_order() -> None:
-    sampler = [3, 1, 1, 7, 19, 0]
-    loader = DataLoader(TensorDataset(torch.from_numpy(VALUES)), batch_size=4, sampler=sampler)
-    np.testing.assert_array_equal(load_dataset(loader).x, VALUES[sampler])
+CHOSEN = [3, 1, 1, 7, 19, 0] * 4
+ROWS = TensorDataset(torch.from_numpy(VALUES))
+LOADERS = {
+    "batch size": (DataLoader(ROWS, batch_size=5), range(20), 5, "SequentialSampler"),
+    "sampler": (DataLoader(ROWS, batch_size=7, sampler=CHOSEN), CHOSEN, 7, "list"),
+    "last batch": (DataLoader(ROWS, batch_size=6, drop_last=True), range(18), 6, "SequentialSampler"),
+    "own batches": (DataLoader(ROWS, batch_sampler=BatchSampler(CHOSEN, 4, False)), CHOSEN, 4, "list"),
+    "batches of any size": (DataLoader(ROWS, batch_sampler=[[2, 0], [1, 5, 4]] * 4), [2, 0, 1, 5, 4] * 4, None, "list"),
+    "no batches": (DataLoader(ROWS, batch_size=None), range(20), None, ""),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_loader_is_read_once_and_its_batch_size_is_that_of_the_training(name: str) -> None:
+    loader, rows, size, sampler = LOADERS[name]
+    data = load_dataset(loader)
+    np.testing.assert_array_equal(data.x, VALUES[list(rows)])
+    run = plan(data, Options(steps=1, latent_dim=2))
+    said = {decision.name: decision for decision in run.decisions}
+    if size is None:
+        assert "batch" not in said
+    else:
+        assert run.config.batch_size == said["batch"].value == size
+        assert f"the DataLoader's own; its {sampler} chose the examples" in said["batch"].because
+        assert plan(data, Options(steps=1, latent_dim=2, batch_size=3)).config.batch_size == 3, "an explicit one wins"
+
+
+def test_xarray() -> None:
+    import xarray
+
+    array = xarray.DataArray(
+        VALUES.T,
+        dims=("measure", "sample"),
+        coords={"measure": list(COLUMNS), "sample": np.arange(20) + 100, "kind": ("sample", KINDS), "place": "here"},
+    )
+    data = load_dataset(array, label="kind")
+    assert (data.columns, data.class_names, data.items[3]) == (COLUMNS, ("cat", "dog"), "103")
+    np.testing.assert_allclose(data.x, VALUES, rtol=1e-6)
+    assert [data.class_names[number] for number in data.y] == KINDS.tolist()
+    model = small_model()
+    again = model.reconstruct(array)
+    assert again.dims == array.dims
+    assert again.coords.equals(array.coords)
+    np.testing.assert_allclose(again.values.T, model.reconstruct(VALUES), rtol=1e-6)
+    z = xarray.DataArray(
+        model.encode(array).mean.numpy(),
+        dims=("sample", "z"),
+        coords={"sample": array.sample, "kind": array.kind, "z": [0, 1]},
+    )
+    decoded = model.decode(z)  # another second dimension than that of z: the coordinates of the examples stay
+    assert decoded.dims == ("sample", "dim_1")
+    assert set(decoded.coords) == {"sample", "kind"}
+    np.testing.assert_allclose(decoded.sel(sample=103), model.reconstruct(VALUES)[3], rtol=1e-5)
+    with pytest.raises(UserError, match=r"no coordinate 'kin' along 'sample'. Did you mean 'kind'"):
+        load_dataset(array, label="kin")
+    with pytest.raises(UserError, match="Give one array of it"):
+        load_dataset(array.to_dataset(name="x"))
+
+
+@pytest.mark.parametrize("shape", [(12, 8, 9), (12, 8, 9, 3), (12, 3, 8, 9), (12, 4, 5)])
+def test_images_in_xarray_keep_their_axes_and_coordinates(shape: tuple[int, ...]) -> None:
+    import xarray
+
+    values = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    dims = ("time", "a", "b", "c")[: len(shape)]
+    array = xarray.DataArray(values, dims=dims, coords={"time": np.arange(12), "b": np.linspace(0, 1, shape[2])})
+    x = load_dataset(array).x
+    assert len(x.shape) == (3 if shape == (12, 4, 5) else 4)
+    again = like(torch.from_numpy(x), array)
+    assert again.identical(array)
 
 
 def test_items_of_different_shapes_are_refused() -> None:
@@ -221,7 +294,10 @@ def test_arrays_and_tensors_come_back_as_they_are() -> None:
 def test_a_frame_is_inspected_trained_on_and_encoded(tmp_path: Path) -> None:
     frame = pd.DataFrame(np.random.RandomState(0).normal(size=(60, 3)), columns=COLUMNS)
     frame["kind"] = ["a", "b"] * 30
-    assert sfumato.inspect(frame, label="kind").dataset.num_classes == 2
+    found = sfumato.inspect(frame, label="kind", likelihood="gaussian", latent_dim=2, conditional=False)
+    assert found.dataset.num_classes == 2
+    asked = {decision.name for decision in found.decisions if decision.source == "user"}
+    assert asked == {"likelihood", "latent", "classes"}
     run = sfumato.train(frame, label="kind", out=tmp_path / "run", steps=3, latent_dim=2)
     assert run.model.encode(frame[list(COLUMNS)]).mean.shape == (60, 2)
     found, _ = sfumato.encode(tmp_path / "run", frame[list(COLUMNS)], out=tmp_path / "z.npz")

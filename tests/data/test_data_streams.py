@@ -257,6 +257,9 @@ def test_shards_are_read_with_suspicion(tmp_path, monkeypatch):
         archive.addfile(info)
     with pytest.raises(UserError, match=r"a.png should be a plain file; it is a link"):
         load_dataset(linked)
+    for name in ("../a.png", "b/../../a.png", "/tmp/a.png"):
+        with pytest.raises(UserError, match="should be a name inside of the shard; it leads out of it"):
+            load_dataset(write_shard(tmp_path / "out.tar", [(name, png(noise(8, 8)))]))
     squeezed = tmp_path / "z.tar"
     with tarfile.open(squeezed, "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a.png"), io.BytesIO())

@@ -16,7 +16,7 @@ SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 2, "batch_si
 ESTIMATORS = [
     VAETransformer(**SMALL),
     VAEDensity(**SMALL, n_importance_samples=4),
-    VAEClassifier(**SMALL | {"max_iter": 15, "batch_size": 32}, n_importance_samples=8),
+    VAEClassifier(**SMALL | {"hidden_layer_sizes": (), "max_iter": 12, "batch_size": 50, "learning_rate_init": 0.1}),
     VAEImputer(**SMALL, n_importance_samples=4),
     VAEOutlierDetector(**SMALL, n_importance_samples=4),
 ]

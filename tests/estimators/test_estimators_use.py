@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from joblib.numpy_pickle import NumpyUnpickler
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -21,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 import sfumato
 from sfumato.core.errors import UserError
 from sfumato.estimators import VAEClassifier, VAEDensity, VAEImputer, VAEOutlierDetector, VAETransformer
+from sfumato.io.tensors import unpack
 
 SMALL: dict[str, Any] = {
     "n_components": 2,
@@ -51,10 +53,13 @@ def test_pipeline_with_frames_in_and_out() -> None:
     found = pipe.set_output(transform="pandas").fit_transform(FRAME)
     assert list(found.columns) == ["vaetransformer0", "vaetransformer1"]
     assert (found.index == FRAME.index).all()
-    found = clone(pipe).set_output(transform="polars").fit_transform(FRAME)
+    found = clone(pipe).set_output(transform="polars").fit_transform(pl.from_pandas(FRAME))
     assert isinstance(found, pl.DataFrame)
+    assert found.columns == ["vaetransformer0", "vaetransformer1"]
     imputer = VAEImputer(**SMALL).set_output(transform="pandas")
-    assert list(imputer.fit_transform(FRAME.mask(FRAME > 5)).columns) == list(FRAME.columns)
+    filled = imputer.fit_transform(FRAME.mask(FRAME > 5))
+    assert list(filled.columns) == list(FRAME.columns)
+    assert (filled.index == FRAME.index).all()
 
 
 def test_grid_search_by_likelihood_and_cross_validation() -> None:
@@ -85,7 +90,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature na
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_joblib_keeps_the_bytes_of_the_folder(cls: type) -> None:
+def test_joblib_keeps_the_bytes_of_the_folder(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = fitted(cls)
     state = estimator.__getstate__()
     assert set(state["model_"]) == {"config.json", "model.safetensors"}
@@ -93,7 +98,13 @@ def test_joblib_keeps_the_bytes_of_the_folder(cls: type) -> None:
     file = io.BytesIO()
     joblib.dump(estimator, file)
     file.seek(0)
+    named: set[tuple[str, str]] = set()
+    find = NumpyUnpickler.find_class
+    monkeypatch.setattr(
+        NumpyUnpickler, "find_class", lambda reader, *name: named.add(name) or find(reader, *name), raising=False
+    )
     np.testing.assert_array_equal(said(joblib.load(file)), said(estimator))
+    assert {pair for pair in named if pair[0].startswith(("sfumato", "torch"))} == {(cls.__module__, cls.__name__)}
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -110,7 +121,9 @@ def test_random_state_is_scikit_learns_and_nothing_global_is_touched(cls: type) 
 
 def test_the_transformer_goes_there_and_back() -> None:
     data = np.repeat(X[:, :1], 4, 1) * [1.0, -2.0, 0.5, 3.0] + 5
-    transformer = VAETransformer(1, hidden_layer_sizes=(), max_iter=60, learning_rate_init=0.02, random_state=0)
+    transformer = VAETransformer(
+        1, hidden_layer_sizes=(), max_iter=30, batch_size=15, learning_rate_init=0.05, random_state=0
+    )
     again = transformer.inverse_transform(transformer.fit_transform(data))
     assert np.abs(again - data).max() < 0.2 * data.std()
 
@@ -137,12 +150,41 @@ def test_partial_fit_goes_on_where_it_was_also_after_joblib() -> None:
     np.testing.assert_array_equal(twin.transform(data), transformer.transform(data))
 
 
+def test_partial_fit_is_one_pass_over_the_rows_and_decides_once() -> None:
+    words = {**SMALL, "batch_size": 20}
+    one, two = VAETransformer(**words), VAETransformer(**words | {"max_iter": 77, "validation_fraction": 0.5})
+    one.partial_fit(X[:50])
+    np.testing.assert_array_equal(one.transform(X), two.partial_fit(X[:50]).transform(X))
+    assert one.n_iter_ == 1
+    assert one._passes is not None
+    kept = unpack(one._passes["tensors"]["ema"], "ema")
+    assert all(torch.equal(kept[name], value) for name, value in one.model_.model.state_dict().items()), "averages"
+    plain = one._passes["plain"]
+    assert (plain["averages"], plain["count"]) == (3, 50), "steps of 20 rows, the last of 10: every row once"
+    assert plain["optimizer"]["param_groups"][0]["lr"] == one.learning_rate_init, "at its peak"
+    scale = one.model_.preprocessing.scale.clone()
+    one.set_params(batch_size=5).partial_fit(9 * X)
+    np.testing.assert_allclose(scale, X[:50].std(0), rtol=1e-5)
+    assert torch.equal(one.model_.preprocessing.scale, scale)
+    assert one._passes["plain"]["averages"] == 3 + 8, "the rows a step are those of the first call"
+
+
+def test_partial_fit_goes_on_from_fit_and_from_a_folder(tmp_path: Path) -> None:
+    transformer = fitted(VAETransformer, batch_size=25)
+    again = VAETransformer.load(transformer.save(tmp_path / "m"))
+    before = transformer.transform(X)
+    np.testing.assert_array_equal(again.partial_fit(X).transform(X), transformer.partial_fit(X).transform(X))
+    assert 0 < np.abs(transformer.transform(X) - before).max() < 0.1, "six steps of 0.001 from where it was"
+    assert transformer.n_iter_ == 3
+    assert np.array_equal(transformer.fit(X).transform(X), before), "fit begins anew"
+
+
 def test_a_few_labels_and_many_rows_without() -> None:
-    data, truth = make_blobs(400, centers=[[0, 0, 0], [4, 0, 0], [0, 4, 0]], cluster_std=0.6, random_state=1)
+    data, truth = make_blobs(300, centers=[[0, 0, 0], [4, 0, 0], [0, 4, 0]], cluster_std=0.6, random_state=1)
     names = np.array([30, 10, 20])[truth]
-    few = np.where(np.random.RandomState(0).uniform(size=400) < 0.2, names, -1)
+    few = np.where(np.random.RandomState(0).uniform(size=300) < 0.2, names, -1)
     classifier = VAEClassifier(
-        2, hidden_layer_sizes=(16,), max_iter=30, learning_rate_init=0.02, random_state=0, n_importance_samples=16
+        2, hidden_layer_sizes=(), max_iter=12, batch_size=15, learning_rate_init=0.1, random_state=0
     ).fit(data, few)
     assert classifier.classes_.tolist() == [10, 20, 30]
     assert classifier.score(data, names) > 0.95

@@ -22,11 +22,11 @@ WEIGHTS = (0.5, 0.3, 0.2)
 PRECISION = torch.eye(LATENT).double() + LOADING.T @ LOADING / SCALE**2
 
 
-def unbounded(target: Tensor) -> Tensor:
+def unbounded(target: Tensor, bounds: tuple[float, float] = LOG_VARIANCE_BOUNDS) -> Tensor:
     """What f2 must give so that the bounded log-variance is ``target``."""
     value = target.clone()
     for _ in range(100):
-        value += target - soft_bound(value, *LOG_VARIANCE_BOUNDS)
+        value += target - soft_bound(value, *bounds)
     return value
 
 

@@ -267,12 +267,12 @@ def test_chains_temperatures_and_leapfrogs_are_used_exactly(monkeypatch):
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_block_changes_no_draw(classes):
     model, settings = small_bernoulli(classes), Annealing(**SHORT)
-    x = torch.eye(5).double()
+    x = torch.eye(5).double()[:3]
     whole = annealed_bound(model, x, settings, seed=3)
-    pair = sandwich(model, 7, settings, seed=3)
-    for block in (1, 9, 10**9):
+    pair = sandwich(model, 3, settings, seed=3)
+    for block in (1, 9):  # of 3 x 4 rows, which are one block otherwise
         torch.testing.assert_close(annealed_bound(model, x, settings, seed=3, block=block), whole)
-        torch.testing.assert_close(sandwich(model, 7, settings, seed=3, block=block).upper, pair.upper)
+        torch.testing.assert_close(sandwich(model, 3, settings, seed=3, block=block).upper, pair.upper)
     assert not torch.equal(annealed_bound(model, x, settings, seed=4), whole)
 
 

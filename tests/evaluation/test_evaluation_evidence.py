@@ -18,7 +18,7 @@ from sfumato.likelihoods import Bernoulli
 from sfumato.models import VAE
 from sfumato.networks import MLP, WithLabel
 from sfumato.posteriors import DiagonalGaussian, Dirac
-from sfumato.priors import StandardNormal
+from sfumato.priors import SecondStage, StandardNormal
 
 QUICK = Annealing(temperatures=20, chains=6, leapfrogs=3, burn_in=8)
 
@@ -195,6 +195,18 @@ def test_a_point_mass_is_annealed_from_the_prior_and_the_rest_says_why_not():
     assert abs(found.annealed.gap.value) < 0.2
     content = found.to_dict()
     assert content["importance_bound"] is content["annealed"]["annealed_minus_importance"] is None
+
+
+def test_what_cannot_be_annealed_has_its_bound_all_the_same():
+    exact, x = linear_vae().float(), np.zeros((5, DIMS), np.float32)
+    model = VAE(SecondStage(2, hidden=(3,)), exact.posterior, exact.decoder, exact.likelihood).float()
+    found = find_evidence(model, Identity((DIMS,)), dataset(x), samples=7, annealed=3, simulated=3)
+    assert found.bound.n == 5
+    assert found.annealed is None
+    assert found.absent["annealed"].startswith("annealing needs the density of the prior itself; Marginal")
+    neither = VAE(model.prior, Dirac(MLP((DIMS,), (2,), hidden=())), exact.decoder, exact.likelihood)
+    with pytest.raises(UserError, match="annealing needs the density of the prior itself"):
+        find_evidence(neither, Identity((DIMS,)), dataset(x), samples=7, annealed=3)
 
 
 def test_what_was_not_asked_for_is_absent_and_wrong_numbers_are_refused():

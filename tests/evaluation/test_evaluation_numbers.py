@@ -69,8 +69,9 @@ def test_bits_per_dim_by_hand_and_only_for_masses():
 def test_density_of_raw_data():
     """x = raw / 2 in three dimensions: densities of raw are smaller by 2^3."""
     raw = np.array([[1.0, -2.0, 0.5]])
-    x = Estimate(float(stats.norm.logpdf(raw / 2).sum()), 0.0, 1, "nats")
-    assert raw_log_density(x, -3 * math.log(2)).value == pytest.approx(stats.norm.logpdf(raw, scale=2).sum())
+    x = torch.from_numpy(stats.norm.logpdf(raw / 2).sum(-1))
+    found = raw_log_density(x, torch.full((1,), -3 * math.log(2)))
+    assert float(found) == pytest.approx(stats.norm.logpdf(raw, scale=2).sum())
 
 
 def test_defect_5_every_example_comes_once_and_the_last_small_batch_counts_what_it_should():

@@ -1,6 +1,7 @@
 """Several processes share an evaluation, and get the numbers of one."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from sfumato.core.numerics import fixed_noise
 from sfumato.core.processes import Processes
 from sfumato.data import Binarise, Dataset, Identity
 from sfumato.evaluation import Annealing, evaluate, measure_thoroughly
+from sfumato.evaluation import thorough as thorough_parts
+from sfumato.evaluation.gap import find_gap
 from sfumato.evaluation.passes import batch_lengths, batches, merged
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import VAE
@@ -144,8 +147,9 @@ def test_a_mistake_in_the_part_of_one_is_said_by_all():
 
 
 @pytest.mark.timeout(120)
-def test_processes_share_the_evidence():
+def test_processes_share_the_evidence(monkeypatch):
     """The bounds together, the other parts in turns; what cannot be measured is absent in both."""
+    monkeypatch.setattr(thorough_parts, "find_gap", partial(find_gap, steps=100))
 
     def thorough(processes):
         model, data = linear_vae(1.3).float(), clusters(np.float32, 1000)

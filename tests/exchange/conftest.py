@@ -8,20 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_helpers import rare_evaluations, short_reports
 
 from sfumato.cli.main import run
-from sfumato.verbs import listeners
 
 
 def make(folder: Path, name: str, *words: str) -> Path:
     """Train a run without its report."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(listeners, "write_report", lambda path, **content: Path(path).write_text("<html>"))
-    try:
-        with chdir(folder):
-            assert run(["train", str(folder / "tiny.npz"), "--quiet", "--steps", "12", "--out", name, *words]) == 0
-    finally:
-        patch.undo()
+    with chdir(folder), rare_evaluations(), short_reports():
+        assert run(["train", str(folder / "tiny.npz"), "--quiet", "--steps", "12", "--out", name, *words]) == 0
     return folder / name
 
 

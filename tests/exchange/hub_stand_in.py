@@ -19,6 +19,7 @@ class Hub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.commits: dict[str, list[str]] = {}
+        self.snapshots: dict[str, dict[str, bytes]] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.sizes: dict[str, int] = {}  # file -> a size to claim
@@ -30,8 +31,10 @@ class Hub:
         return self.commits[name][-1] if self.commits.get(name) else "0" * 40
 
     def files_of(self, name: str, revision: str) -> dict[str, bytes] | None:
-        """Return the files of the newest commit, or None for a revision that there is not."""
-        return self.repositories[name] if revision in ("main", self.oid(name)) else None
+        """Return the files of a commit, or None for a revision that there is not."""
+        if revision in ("main", self.oid(name)):
+            return self.repositories[name]
+        return self.snapshots.get(revision) if revision in self.commits.get(name, ()) else None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -141,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
                 hub.repositories[name][value["path"]] = content
         oid = hashlib.sha1(sent, usedforsecurity=False).hexdigest()
         hub.commits.setdefault(name, []).append(oid)
+        hub.snapshots[oid] = dict(hub.repositories[name])
         url = f"{hub.address}/{name}/commit/{oid}"
         self.answer(200, {"success": True, "commitUrl": url, "commitOid": oid, "hookOutput": ""})
 
@@ -156,9 +160,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=hub.oid(name))
         content = files[file]
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        commit = hub.oid(name) if revision == "main" else revision
         size = str(hub.sizes.get(file, len(content)))
         more = {"Content_Length": size} if self.command == "HEAD" else {}
-        return self.answer(200, content, ETag=etag, X_Repo_Commit=hub.oid(name), X_Linked_Size=size, **more)
+        return self.answer(200, content, ETag=etag, X_Repo_Commit=commit, X_Linked_Size=size, **more)
 
     do_GET = do_HEAD = do_POST = do_PUT = route
 

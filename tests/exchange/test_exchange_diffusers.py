@@ -20,6 +20,7 @@ from sfumato.core.errors import UserError
 from sfumato.data import load_dataset
 from sfumato.io.autoencoder_kl import first_stage_of, read_first_stage, write_first_stage
 from sfumato.io.store import DamagedError
+from sfumato.verbs import from_diffusers, to_diffusers
 from sfumato.verbs.opening import open_model
 from sfumato.verbs.tiling import reconstruct_large
 from sfumato.verbs.to_diffusers import measure_latents, parts_of
@@ -72,7 +73,7 @@ def theirs_of(config: dict[str, object], seed: int) -> AutoencoderKL:
     return model
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(config=configs(), seed=st.integers(0, 99), height=st.integers(1, 2), width=st.integers(1, 3))
 def test_any_autoencoder_comes_over_and_goes_back(
     config: dict[str, object], seed: int, height: int, width: int, tmp_path_factory: pytest.TempPathFactory
@@ -253,6 +254,26 @@ def test_the_error_of_the_scale_is_its_spread_over_data_sets(first_stage: Path) 
         factors.append(found.factor)
         errors.append(found.factor_error)
     assert np.mean(errors) == pytest.approx(np.std(factors), rel=0.3)
+
+
+def test_of_many_rows_a_random_part_is_measured(
+    first_stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files come sorted by class: their first rows say nothing about the others."""
+    random = np.random.default_rng(0)
+    x = np.zeros((200, 3, 16, 16), np.uint8)
+    x[100:] = random.integers(0, 256, (100, 3, 16, 16))
+    monkeypatch.setattr(to_diffusers, "MOST", 60)
+    assert measure_latents(sfumato.load(first_stage), x[:, :1, :8, :8]).n == 60
+    model = from_diffusers.build(*read_first_stage(small(tmp_path / "vae")), (16, 16))
+    data = load_dataset(x)
+    whole = from_diffusers.fit_variance(model, data)
+    monkeypatch.setattr(from_diffusers, "MOST", 40)
+    assert from_diffusers.fit_variance(model, data) == pytest.approx(whole, rel=0.1)
+    assert from_diffusers.fit_variance(model, data, seed=1) != from_diffusers.fit_variance(model, data)
+    rows = to_diffusers.some_rows(200, 40)
+    assert len(set(rows)) == 40
+    assert (np.diff(rows) > 0).all()
 
 
 def test_another_architecture_is_refused_with_the_recipe(conditional: Path, tmp_path: Path, command) -> None:

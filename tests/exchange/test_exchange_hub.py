@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +19,10 @@ from hub_stand_in import Hub, standing_in
 from huggingface_hub import ModelCard
 
 import sfumato
+from sfumato.core import strict_json
 from sfumato.core.errors import SfumatoError, UserError
+from sfumato.estimators import VAETransformer
+from sfumato.io import store
 from sfumato.io.hub import parse_address
 from sfumato.io.store import DamagedError
 from sfumato.verbs.card import model_card, text
@@ -99,6 +105,77 @@ def test_the_card_says_what_was_measured(hub: Hub, conditional: Path) -> None:
         assert words in card.text
     assert "<b>" not in card.text
     assert "mid\\|dle" in card.text
+
+
+def test_what_is_pinned_is_what_was_there_then(hub: Hub, conditional: Path, tmp_path: Path) -> None:
+    sfumato.export(conditional, "hub", NAME)
+    with np.load(conditional.parent / "tiny.npz") as data:
+        other = VAETransformer(2, max_iter=1, random_state=0).fit(data["x"].reshape(60, -1).astype(float))
+    sfumato.export(other.save(tmp_path / "other"), "hub", NAME)
+    first, second = hub.commits[NAME]
+    assert sfumato.load(f"hf://{NAME}@{first}").class_names == ("top", "mid|dle", "<b>")
+    assert sfumato.load(f"hf://{NAME}").class_names == ()
+    assert sfumato.load(f"hf://{NAME}@{second}").class_names == ()
+
+
+def deep(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {"config.json": b'{"model":' * 50_000 + b"1" + b"}" * 50_000}
+
+
+def elsewhere(files: dict[str, bytes]) -> dict[str, bytes]:
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["../../outside"] = manifest["files"].pop("config.json")
+    return {"manifest.json": signed(manifest)}
+
+
+def code(files: dict[str, bytes]) -> dict[str, bytes]:
+    config = json.loads(files["config.json"])
+    config["model"] = {"class": "os.system", "command": "touch /tmp/no"}
+    return {"config.json": json.dumps(config).encode()}
+
+
+def pickled(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {"model.safetensors": b"\x80\x04\x95" + b"." * 200}
+
+
+def large(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {"config.json": files["config.json"] + b" " * 1_000_000}
+
+
+def signed(manifest: dict[str, Any]) -> bytes:
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return strict_json.dump(rest | {"sha256": store._digest(rest)})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (deep, "is not valid json|nests deeper"),
+        (elsewhere, r"manifest\.json is damaged"),
+        (code, "there is no packaged named 'os.system'"),
+        (pickled, "is a pickle"),
+        (large, r"config\.json of ada/hostile is 1,00\d,\d+ bytes long"),
+    ],
+)
+def test_files_of_a_stranger_are_refused_in_one_sentence_and_write_nothing(
+    hub: Hub, conditional: Path, tmp_path: Path, change: Callable[..., dict[str, bytes]], sentence: str
+) -> None:
+    """The manifest is the stranger's own, so it agrees with what was changed."""
+    sfumato.export(conditional, "hub", NAME)
+    files = {key: value for key, value in hub.repositories[NAME].items() if key != "README.md"}
+    hub.repositories["ada/signed"] = files | {"manifest.json": signed(json.loads(files["manifest.json"]))}
+    sfumato.load("hf://ada/signed")
+    changed = files | change(files)
+    if change is not elsewhere:
+        changed = store.with_manifest({key: changed[key] for key in ("config.json", "model.safetensors")})
+    hub.repositories["ada/hostile"] = changed | {"evil.py": b"raise SystemExit"}
+    before = {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts}
+    with pytest.raises(UserError, match=sentence) as caught:
+        sfumato.load("hf://ada/hostile")
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+    assert {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts} == before
+    assert not [path for _, path, _, _ in hub.requests if path.endswith(".py")], "what is not asked for is not fetched"
 
 
 def test_names_from_data_are_text() -> None:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from io_helpers import is_right, leftovers, save, tiny
+from proofs.t09_damage import CHECKPOINT, CONTENT, MODEL, PLACES, flipped
 
 from sfumato.core import strict_json
 from sfumato.core.errors import SfumatoError, UserError
@@ -13,56 +14,13 @@ from sfumato.io import store
 from sfumato.io.checkpoints import Checkpoints
 from sfumato.io.folder import load_model, save_model
 
-CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
-MODEL = ("config.json", "model.safetensors", "manifest.json")
-
-
 HARD = bool(os.environ.get("SFUMATO_HARD"))
-
-
-def flipped(data, bit):
-    at = bit // 8
-    return data[:at] + bytes([data[at] ^ (1 << bit % 8)]) + data[at + 1 :]
 
 
 def flips(data):
     """Return bits of every region: header, middle, end."""
     bits = len(data) * 8
     return sorted({*range(0, bits, max(1, bits // 9)), 0, 7, 64, bits - 1})
-
-
-CONTENT = {
-    "cut by one": lambda data: data[:-1],
-    "cut in half": lambda data: data[: len(data) // 2],
-    "empty": lambda data: b"",
-    "zeroed": lambda data: bytes(len(data)),
-    "end zeroed": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
-    "longer": lambda data: data + b"\0",
-    "longer by a line": lambda data: data + b"\n",
-    "swapped ends": lambda data: data[len(data) // 2 :] + data[: len(data) // 2],
-}
-
-
-def gone(path):
-    path.unlink()
-
-
-def linked(path):
-    os.rename(path, path.parent / ".aside")
-    path.symlink_to(".aside")
-
-
-def folder_instead(path):
-    path.unlink()
-    path.mkdir()
-
-
-def pipe_instead(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-PLACES = {"gone": gone, "linked": linked, "a folder": folder_instead, "a pipe": pipe_instead}
 
 
 def damages(path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from io_helpers import at_call, content, fails
 
 from sfumato.core.errors import SfumatoError, UserError
+from sfumato.io import store
 from sfumato.io.run import Metrics, RunFolder, RunLock
 from sfumato.io.store import DamagedError, NoRoom
 
@@ -83,6 +84,25 @@ def test_a_missing_run_json_and_a_missing_run(run):
 
 
 LINES = [{"step": step, "elbo": -100.0 / step, "name": "ä"} for step in range(1, 8)]
+
+
+def test_a_line_that_could_not_be_made_durable_is_not_there_twice_when_it_is_tried_again(run, monkeypatch):
+    right, calls = store.sync_folder, []
+
+    def once(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.EMFILE, "too many open files")
+        right(path)
+
+    monkeypatch.setattr(store, "sync_folder", once)
+    with pytest.raises(SfumatoError):
+        run.metrics.append(LINES[0])
+    assert run.metrics.read() == []
+    run.metrics.append(LINES[0])
+    run.metrics.append(LINES[1])
+    assert run.metrics.read() == LINES[:2]
+    assert calls == 2 * [run.path], "the folder of a file that is new, and no other time"
 
 
 def test_metrics_continue_byte_for_byte(run):

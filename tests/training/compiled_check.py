@@ -1,10 +1,15 @@
-"""Run as a program: the test run's type checker wraps every function, which torch.compile cannot read."""
+"""Compiled steps. Run as a program, which prints a json object, check -> what is wrong or nothing: the test run's type
+checker wraps every function, which torch.compile cannot read. One program for all, as it takes long to begin.
+"""
 
-import sys
+import json
 import tempfile
+import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
+from ladder_check import with_ladder
 from training_helpers import At, differences, straight, terminate, trainer, with_convolutions
 
 from sfumato.training.engine import Way
@@ -20,31 +25,31 @@ def losses(run, way, steps=24):
     return torch.tensor(found), torch.cat([p.detach().flatten() for p in run.model.parameters()])
 
 
-def agrees(kind):
+def agrees(function=True, **arguments):
     """Over the warm-up of the KL term, with labels, unlabelled examples, drawn pixels, and a variance of the batch."""
-    plain, weights = losses(trainer(kind=kind), Way())
-    run = trainer(kind=kind)
+    plain, weights = losses(trainer(**arguments), Way())
+    run = trainer(**arguments)
     found, compiled_weights = losses(run, Way(compiled=True))
     assert run.engine._compiled is not None
-    assert run.engine._is_function == (kind != "optimal"), "which remembers the variance of its batch"
+    assert run.engine._is_function == function
     torch.testing.assert_close(found, plain, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(compiled_weights, weights, rtol=1e-3, atol=1e-4)
 
 
-def lays_out(kind):
+def lays_out():
     """Channels side by side, as written and compiled: the same losses, and gradients that lie as their weights do."""
     plain, weights = losses(trainer(change=with_convolutions), Way(), steps=12)
-    for way in (Way(channels_last=True), Way(compiled=True, channels_last=True)):
+    for way in (Way(convolutions="channels last"), Way(compiled=True, convolutions="channels last")):
         run = trainer(change=with_convolutions)
-        assert run.engine.ways()[-1].channels_last
+        assert run.engine.ways()[-1].convolutions == "channels last"
         found, others = losses(run, way, steps=12)
         torch.testing.assert_close(found, plain, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(others, weights, rtol=1e-3, atol=1e-4)
 
 
-def resumes(kind):
+def resumes():
     """A training that is interrupted goes on bit for bit, compiled as it was."""
-    arguments = {"engine": "compiled", "steps": 30, "kind": kind}
+    arguments = {"engine": "compiled", "steps": 30, "kind": "iwae"}
     with tempfile.TemporaryDirectory() as path:
         root = Path(path)
         whole = straight(root / "whole", **arguments)
@@ -54,6 +59,24 @@ def resumes(kind):
         assert differences(root / "run", whole, **arguments) == []
 
 
+CHECKS = {
+    "labels": partial(agrees, kind="conditional"),
+    "a variance that remembers its batch": partial(agrees, kind="optimal", function=False),
+    "a ladder": partial(agrees, change=with_ladder),
+    "resumed": resumes,
+    "channels last": lays_out,
+}
+
+
+def what_is_wrong(check):
+    """Return a traceback, or nothing."""
+    try:
+        check()
+    except Exception:
+        return traceback.format_exc()
+    return ""
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"agrees": agrees, "lays_out": lays_out, "resumes": resumes}[sys.argv[1]](sys.argv[2])
+    print(json.dumps({name: what_is_wrong(check) for name, check in CHECKS.items()}))

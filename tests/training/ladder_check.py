@@ -1,10 +1,8 @@
-"""A ladder in training. Run as a program where it is compiled: the test run's type checker wraps every function."""
+"""A ladder in training."""
 
 import tempfile
 from pathlib import Path
 
-import torch
-from compiled_check import losses
 from training_helpers import At, differences, straight, terminate, trainer
 
 from sfumato.core.numerics import fixed_noise
@@ -16,7 +14,6 @@ from sfumato.models import HierarchicalVAE
 from sfumato.networks.ladder import ConvBottomUp, ConvTopDown, MLPBottomUp, MLPTopDown
 from sfumato.objectives import ELBO
 from sfumato.priors import ClassConditional, StandardNormal
-from sfumato.training.engine import Way
 
 
 def with_ladder(model, objective, train, validation, preprocessing):
@@ -37,17 +34,6 @@ def with_convolutions(model, objective, train, validation, preprocessing):
     return ladder, objective, *images, Binarise(shape, "dynamic")
 
 
-def agrees():
-    """The compiled step is the plain one, over the warm-up, with labels, unlabelled examples and free bits."""
-    plain, weights = losses(trainer(change=with_ladder), Way())
-    run = trainer(change=with_ladder)
-    found, compiled_weights = losses(run, Way(compiled=True))
-    assert run.engine._compiled is not None
-    assert run.engine._is_function
-    torch.testing.assert_close(found, plain, rtol=2e-5, atol=2e-5)
-    torch.testing.assert_close(compiled_weights, weights, rtol=1e-3, atol=1e-4)
-
-
 def resumes(change):
     """A training that is interrupted goes on bit for bit."""
     arguments = {"steps": 30, "change": change}
@@ -56,8 +42,3 @@ def resumes(change):
         whole = straight(root / "whole", **arguments)
         trainer(root / "run", listener=At(13, terminate), **arguments).fit()
         assert differences(root / "run", whole, **arguments) == []
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    agrees()

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import tempfile
 import types
+import weakref
 from datetime import timedelta
 
 import torch
@@ -25,6 +27,7 @@ class Team:
 
     def __init__(self, count, work):
         self.place = tempfile.mkdtemp(prefix="team-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        weakref.finalize(self, shutil.rmtree, self.place, ignore_errors=True)  # the children leave without it
         self.count = count
         self.children = [Child(lambda rank=rank: self._run(rank, work)) for rank in range(count)]
 
@@ -113,14 +116,15 @@ def numbers(done):
     return {name: value.double().flatten().tolist() for name, value in named.items()}
 
 
+def exactly(values):
+    """Return a list of numbers in float64, which torch would round to float32 if nobody said."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def distance(one, other):
     """Return the largest difference of two of :func:`numbers`."""
     assert one.keys() == other.keys()
-    return max(
-        float((torch.tensor(one[name]).double() - torch.tensor(other[name]).double()).abs().max())
-        for name in one
-        if one[name]
-    )
+    return max(float((exactly(one[name]) - exactly(other[name])).abs().max()) for name in one if one[name])
 
 
 assert COUNT % 40 == 3, "the last batch has fewer examples than four processes"

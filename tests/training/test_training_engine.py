@@ -1,31 +1,36 @@
 """The ways to compute a step: the same numbers, the fastest kept, nothing of torch's own settings changed."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import compiled_check
 import pytest
 import torch
-from training_helpers import At, Hears, terminate, trainer
+from training_helpers import At, Hears, terminate, trainer, with_convolutions
 
 from sfumato.core.errors import UserError
+from sfumato.training import convolutions
 from sfumato.training import engine as engine_module
-from sfumato.training.engine import Engine, Way
+from sfumato.training.engine import IMAGES, Engine, Way
 
 COMPILED = Way(compiled=True)
 ONEDNN = Way(onednn=True)
 
 
-@pytest.mark.parametrize(
-    ("check", "kind"), [("agrees", "conditional"), ("agrees", "optimal"), ("resumes", "iwae"), ("lays_out", "")]
-)
-def test_a_compiled_step(check, kind):
-    program = Path(__file__).with_name("compiled_check.py")
-    done = subprocess.run(
-        [sys.executable, program, check, kind], capture_output=True, text=True, timeout=300, check=False
-    )
+@pytest.fixture(scope="module")
+def compiled():
+    program = Path(compiled_check.__file__)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("check", compiled_check.CHECKS)
+def test_a_compiled_step(compiled, check):
+    assert not compiled[check], compiled[check]
 
 
 def test_a_resumed_training_computes_as_it_did_before(tmp_path):
@@ -195,6 +200,36 @@ def test_what_cannot_be_compiled_is_refused_in_one_sentence(monkeypatch):
         run.fit()
 
 
+def test_compiling_is_tried_on_the_step_as_written_and_on_the_fastest_of_the_others(plain_engine, monkeypatch):
+    eager = {Way(onednn=there, convolutions=each): 1.0 for there in (False, True) for each in IMAGES[:2]}
+    fast = Way(onednn=True, convolutions="channels last")
+    compiled = {replace(way, compiled=True): 0.6 for way in eager}
+    clock = Clock(plain_engine, {**eager, fast: 0.7, **compiled, replace(fast, compiled=True): 0.5})
+    assert clock.choose(monkeypatch).startswith("engine: compiled, oneDNN, channels last, 2.00 times")
+    assert {way for way in clock.seen if way.compiled} == {COMPILED, replace(fast, compiled=True)}
+
+
+def test_convolutions_as_products_are_a_way_of_images_on_the_processor(monkeypatch):
+    run = trainer(change=with_convolutions)
+    products = Way(convolutions="convolutions as products")
+    assert products in run.engine.ways()
+    assert not any(way.compiled and way.convolutions == products.convolutions for way in run.engine.ways())
+    assert products not in trainer().engine.ways()
+    expected = run.differentiate(0)
+    gradients = [parameter.grad for parameter in run.model.parameters()]
+    run.model.zero_grad()
+    run.engine.way = products
+    calls = []
+    monkeypatch.setitem(
+        convolutions._OWN, torch.conv2d, lambda *given: calls.append(1) or convolutions.convolution(*given)
+    )
+    found = run.differentiate(0)
+    assert calls
+    torch.testing.assert_close(found.loss, expected.loss)
+    for parameter, gradient in zip(run.model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_measuring_ends_when_it_takes_long(plain_engine, monkeypatch):
     clock = Clock(plain_engine, {Way(): 8.0, COMPILED: 7.0})
     assert clock.choose(monkeypatch).startswith("engine: compiled, 1.14 times")
@@ -210,6 +245,8 @@ def test_a_model_that_remembers_its_batch_is_not_differentiated_as_a_function():
     assert trainer().engine._is_function
 
 
-@pytest.mark.parametrize("way", [Way(), ONEDNN, COMPILED, Way(True, True), Way(True, False, True)])
+@pytest.mark.parametrize(
+    "way", [Way(), ONEDNN, COMPILED, Way(True, True), *(Way(True, False, each) for each in IMAGES)]
+)
 def test_a_way_is_found_again_by_its_name(way):
     assert Way.parse(str(way)) == way

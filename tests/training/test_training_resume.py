@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from proofs.t02_kills_in_saves import parts
 from training_helpers import (
     KINDS,
     At,
@@ -26,6 +27,7 @@ from sfumato.core.errors import UserError
 from sfumato.io import store
 from sfumato.io.run import RunFolder
 from sfumato.training import Trainer
+from sfumato.training.keeping import Good, shared
 
 HARD = bool(os.environ.get("SFUMATO_HARD"))
 KILLS = 300 if HARD else 6
@@ -247,20 +249,18 @@ def test_kill_9_inside_a_save_changes_nothing(whole, tmp_path_factory):
     assert inside >= kills / 2, f"only {inside} of {kills} kills hit a save"
 
 
-def parts(folder):
-    """Return the highest step that is being written and the highest that is there, -1 for none."""
-    names = os.listdir(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
-    begun = [int(name[11:]) for name in names if name.startswith(".part-step-")]
-    return max(begun, default=-1), max((int(name[5:]) for name in names if name.startswith("step-")), default=-1)
-
-
 # --- signals ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_from_outside_leaves_a_checkpoint(number, whole, tmp_path):
     folder = tmp_path / "run"
-    child = Child(lambda: 100 + trainer(folder).fit().signal)
+
+    def work():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
+        return 100 + trainer(folder).fit().signal
+
+    child = Child(work)
     while parts(folder)[1] < 6:
         assert child.poll() is None
     child.kill(number)
@@ -269,6 +269,17 @@ def test_a_signal_from_outside_leaves_a_checkpoint(number, whole, tmp_path):
     assert time.monotonic() - begin < 5
     assert parts(folder)[1] >= 6
     assert differences(folder, whole["conditional"]) == []
+
+
+def test_a_closed_terminal_that_is_ignored_stays_so(tmp_path):
+    """As after nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        listener = At(7, lambda: signal.raise_signal(signal.SIGHUP))
+        outcome = trainer(tmp_path / "run", listener=listener).fit()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (listener.fired, outcome.finished, outcome.signal) == (1, True, None)
 
 
 def test_a_second_ctrl_c_leaves_at_once_without_saving(tmp_path):
@@ -383,3 +394,29 @@ def test_other_surroundings_are_said(tmp_path):
     other._made_by = lambda: state["made_by"] | {"surroundings": "cuda, bf16"}
     other.resume()
     assert any("bit-exact not promised" in sentence and "cuda, bf16" in sentence for sentence in listener.sentences)
+
+
+class Sent:
+    """Two processes, one after the other: what the first shares, the second gets."""
+
+    def __init__(self):
+        self.parts = []
+
+    def share(self, data):
+        if data is None:
+            return self.parts.pop(0)
+        self.parts.append(data)
+        return data
+
+
+@pytest.mark.parametrize("best", [None, {"w": torch.tensor([7.0])}])
+def test_what_the_first_process_kept_the_others_have_to_the_last_bit(best):
+    tensors = {"model": {"w": torch.tensor([0.1, 1e-45])}, "optimizer": {"m": torch.arange(3)}}
+    kept, sent = Good(3, tensors, {"good_step": 3}, best), Sent()
+    assert shared(kept, sent) is kept
+    found = shared(None, sent)
+    assert (found.step, found.state, sent.parts) == (3, kept.state, [])
+    torch.testing.assert_close([found.tensors, found.best], [tensors, best], rtol=0, atol=0)
+    shared(kept, sent, tensors=False)
+    head = shared(None, sent, tensors=False)
+    assert (head.step, head.tensors, head.state, head.best) == (3, {}, kept.state, None)
