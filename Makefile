@@ -2,16 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo browser test check clean
+.PHONY: help demo browser test check hard clean
 
 help:
 	@echo "make demo   train the conditional VAE on the embedded data, to a finished report"
 	@echo "make test   set up and run all tests"
 	@echo "make check  lint, types, import contract, docs, and all tests"
+	@echo "make hard   the long proofs of reliability: an hour, HARD=full up to their aims; SECONDS_OF_PROOFS, SEED"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,8 +41,15 @@ check: $(VENV)/.dev browser
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python dev/repetition.py
 	$(DOCS)
 	$(PYTEST)
+
+SECONDS_OF_PROOFS ?= 3600
+SEED ?= 0
+
+hard: $(VENV)/.dev browser
+	$(BIN)/python -m proofs --seconds $(SECONDS_OF_PROOFS) --seed $(SEED) --mutants --write $(if $(filter full,$(HARD)),--full)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
