@@ -31,6 +31,8 @@ import numpy as np
 from scoring import Array, bounds
 from workloads import BOUND_IMAGES, BOUND_SAMPLES, PIXELS, WORKLOADS, Workload
 
+HAVE_LADDERS = ("sfumato", "script")
+
 
 class Gate:
     """Stands between two epochs of a peer's training loop, which calls it and goes on when it returns.
@@ -110,6 +112,10 @@ class Peer:
         """Return logits (rows, pixels)."""
         raise NotImplementedError
 
+    def bounds(self, x: Array, samples: int) -> Array:
+        """Return the ELBO (one sample) or L_K of images (rows, pixels), nats; for one level of z the same for all."""
+        return bounds(self.encode, self.decode, x, samples)
+
     def bound(self, x: Array, samples: int) -> float:
         """Return the mean of the peer's own importance bound over images (rows, pixels), nats."""
         raise NotImplementedError
@@ -142,7 +148,7 @@ def answers(peer: Peer, test: Array) -> Callable[[dict[str, Any]], dict[str, Any
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "score":
-            found = bounds(peer.encode, peer.decode, test.astype(np.float32), request.get("samples", 1))
+            found = peer.bounds(test.astype(np.float32), request.get("samples", 1))
             return {"bounds": found.tolist()}
         if request["do"] == "bound":
             x = test[:BOUND_IMAGES].astype(np.float32)
@@ -169,6 +175,9 @@ def main() -> None:
         print(json.dumps(line), file=channel, flush=True)
 
     task = WORKLOADS[workload]
+    if task.network == "ladder" and name not in HAVE_LADDERS:
+        send({"cannot": f"{name} has no model with several levels of z" if name != "jax" else "not written for JAX"})
+        return
     maker: type[Peer] = importlib.import_module(f"peers.{name}_peer").Peer
     if reason := maker.cannot(task):
         send({"cannot": reason})

@@ -17,6 +17,7 @@ from typing import Literal
 
 SIDE = 28
 PIXELS = SIDE * SIDE
+LEVELS, WIDTH, HIDDEN = (4, 8, 16, 16), 256, 128  # of the ladder: z from the top, its states, its posteriors
 LEARNING_RATE = 1e-3
 
 # pythae's Encoder_Conv_VAE_MNIST and Decoder_Conv_AE_MNIST, convolutions with batch normalisation and ReLU between:
@@ -41,7 +42,8 @@ class Workload:
     Args:
         name: its key in the result.
         about: what the page calls it.
-        network: "mlp", 784-512-16 with ReLU; "gated", 784-300-300-40 with gates; "conv", pythae's layout for MNIST.
+        network: "mlp", 784-512-16 with ReLU; "gated", 784-300-300-40 with gates; "conv", pythae's layout for MNIST;
+            "ladder", gated layers with four levels of z.
         batch: images a step.
         images: the training images of an epoch, a multiple of ``batch``: the first of the training split.
         latent_dim: dimensions of z.
@@ -52,7 +54,7 @@ class Workload:
 
     name: str
     about: str
-    network: Literal["mlp", "gated", "conv"]
+    network: Literal["mlp", "gated", "conv", "ladder"]
     batch: int
     images: int
     latent_dim: int = 16
@@ -77,6 +79,13 @@ class Workload:
             decoder = sum(into * out * kernel**2 * before**2 for into, out, kernel, _, _, _, before, _ in TRANSPOSED)
             heads, first = 2 * features * self.latent_dim, layers[0]
             return sum(layers) + heads + self.samples * (self.latent_dim * before_decoder + decoder), first
+        if self.network == "ladder":
+            gated, below = 2 * WIDTH * WIDTH, LEVELS[1:]
+            up = (len(LEVELS) - 1) * gated + len(LEVELS) * 2 * WIDTH * HIDDEN
+            top = 2 * LEVELS[0] * (HIDDEN + WIDTH)
+            rungs = sum(2 * size * (WIDTH + HIDDEN + WIDTH) + 2 * WIDTH * HIDDEN + gated for size in below)
+            first = 2 * PIXELS * WIDTH
+            return first + up + top + rungs + gated + WIDTH * PIXELS, first
         widths, gate = ((512,), 1) if self.network == "mlp" else ((300, 300), 2)
         sizes = (PIXELS, *widths)
         hidden = [gate * into * out for into, out in itertools.pairwise(sizes)]
@@ -98,6 +107,7 @@ WORKLOADS = {
         Workload("conv-128", "convolutions of pythae's size (17 M), batch 128", "conv", 128, 1_024, turn=2, epochs=10),
         Workload("iwae-50", "784-512-16, IWAE with 50 samples, batch 100", "mlp", 100, 1_000, samples=50, epochs=10),
         Workload("gated-100", "gated 300-300, 40 latents, batch 100", "gated", 100, 10_000, 40, turn=2, epochs=10),
+        Workload("ladder-100", "ladder of four levels, gated 256, batch 100", "ladder", 100, 5_000, 44, epochs=10),
     )
 }
 BOUND_IMAGES, BOUND_SAMPLES = 1_000, 100

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from peers.torch_parts import Encoder, decoder, evaluate
+from peers.torch_parts import Encoder, Ladder, decoder, evaluate
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,10 +20,15 @@ class Model(nn.Module):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
+        if workload.network == "ladder":
+            self.ladder = Ladder()
+            return
         self.encoder, self.decoder, self.samples = Encoder(workload), decoder(workload), workload.samples
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the loss: the ELBO's with one sample, else the importance-weighted bound's."""
+        if hasattr(self, "ladder"):
+            return -self.ladder(x).mean()
         mean, log_variance = self.encoder(x)
         if self.samples == 1:
             z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -74,3 +79,10 @@ class Peer(Base):
     def decode(self, z: Any) -> Any:
         """Return logits."""
         return evaluate(self.model, self.model.decoder, z)
+
+    def bounds(self, x: Any, samples: int) -> Any:
+        """Return the ELBO of a ladder by itself."""
+        if self.workload.network == "ladder":
+            torch.manual_seed(0)
+            return evaluate(self.model, self.model.ladder, x)
+        return super().bounds(x, samples)

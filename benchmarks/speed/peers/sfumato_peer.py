@@ -10,16 +10,17 @@ from peers.torch_parts import decoder, evaluate, trunk
 from torch import Tensor, nn
 from worker import Gate
 from worker import Peer as Base
-from workloads import LEARNING_RATE, SIDE, WORKLOADS, Workload
+from workloads import HIDDEN, LEARNING_RATE, LEVELS, SIDE, WIDTH, WORKLOADS, Workload
 
 from sfumato.core.interfaces import Network
 from sfumato.core.numerics import fixed_noise
 from sfumato.core.spec import register
 from sfumato.data import Dataset, Identity
-from sfumato.evaluation.bounds import importance_bound
+from sfumato.evaluation.bounds import elbo_terms, importance_bound
 from sfumato.likelihoods import Bernoulli
-from sfumato.models import VAE
+from sfumato.models import VAE, HierarchicalVAE, Model
 from sfumato.networks import MLP
+from sfumato.networks.ladder import MLPBottomUp, MLPTopDown
 from sfumato.objectives import ELBO, IWAE
 from sfumato.posteriors import DiagonalGaussian
 from sfumato.priors import StandardNormal
@@ -60,14 +61,20 @@ class PythaesDecoder(Network):
         return logits
 
 
-def build(workload: Workload) -> VAE:
+def build(workload: Workload) -> Model:
     """Return the untrained model of a workload."""
     likelihood, latents = Bernoulli(SHAPE), workload.latent_dim
+    if workload.network == "ladder":
+        down = MLPTopDown(LEVELS, (1, *SHAPE), WIDTH, HIDDEN)
+        return HierarchicalVAE(
+            StandardNormal(LEVELS[0]), MLPBottomUp(SHAPE, len(LEVELS), WIDTH, HIDDEN), down, likelihood
+        )
     if workload.network == "conv":
         return VAE(StandardNormal(latents), heads(PythaesEncoder(), latents), PythaesDecoder(), likelihood)
     if workload.network == "gated":
         recipe = RECIPES["mlp"]
-        posterior, network = recipe.posterior(SHAPE, latents, 0), recipe.decoder(latents, likelihood.parameter_shape, 0)
+        posterior = recipe.posterior(SHAPE, latents, 0)
+        network = recipe.decoder((latents,), likelihood.parameter_shape, 0)
         return VAE(StandardNormal(latents), posterior, network, likelihood)
     posterior = heads(MLP(SHAPE, (512,), hidden=(), activate_output=True), latents)
     return VAE(StandardNormal(latents), posterior, MLP((latents,), (1, *SHAPE), hidden=(512,)), likelihood)
@@ -140,6 +147,12 @@ class Peer(Base):
     def decode(self, z: Any) -> Any:
         """Return logits."""
         return evaluate(self.model, lambda values: self.model.decoder(values).flatten(1), z)
+
+    def bounds(self, x: Any, samples: int) -> Any:
+        """Return the ELBO of a ladder by itself."""
+        if self.workload.network == "ladder":
+            return elbo_terms(self.model, torch.from_numpy(x).view(-1, *SHAPE))["elbo"].double().numpy()
+        return super().bounds(x, samples)
 
     def bound(self, x: Any, samples: int) -> float:
         """Return the mean importance bound."""

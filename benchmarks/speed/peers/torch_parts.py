@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from workloads import CONVOLUTIONS, PIXELS, SIDE, TRANSPOSED, Workload
+from torch.nn import functional as F
+from workloads import CONVOLUTIONS, HIDDEN, LEVELS, PIXELS, SIDE, TRANSPOSED, WIDTH, Workload
 
 
 def hidden(into: int, out: int, gated: bool) -> list[nn.Module]:
@@ -54,6 +55,48 @@ class Encoder(nn.Module):
         """Return mean and log-variance, (rows, latents)."""
         features = self.trunk(x)
         return self.mean(features), self.log_variance(features)
+
+
+class Ladder(nn.Module):
+    """The ladder as people write it: every level's prior and posterior from one top-down state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        below = LEVELS[1:]
+        self.first = nn.Linear(PIXELS, 2 * WIDTH)
+        self.steps = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in below)
+        self.features = nn.ModuleList(nn.Linear(WIDTH, 2 * HIDDEN) for _ in LEVELS)
+        self.posteriors = nn.ModuleList(nn.Linear(HIDDEN, 2 * size) for size in LEVELS)
+        self.start = nn.Linear(LEVELS[0], 2 * WIDTH)
+        self.priors = nn.ModuleList(nn.Linear(WIDTH, 2 * size) for size in below)
+        self.looks = nn.ModuleList(nn.Linear(WIDTH, 2 * HIDDEN) for _ in below)
+        self.merges = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in below)
+        self.takes = nn.ModuleList(nn.Linear(size, 2 * WIDTH) for size in below)
+        self.last = nn.Linear(WIDTH, 2 * WIDTH)
+        self.out = nn.Linear(WIDTH, PIXELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the ELBO of each image, (rows,), with one draw of z."""
+        up = F.glu(self.first(x))
+        features = [self.features[0](up)]
+        for step, feature in zip(self.steps, list(self.features)[1:], strict=True):
+            up = up + F.glu(step(up))
+            features.append(feature(up))
+        features.reverse()
+        mean, log_variance = self.posteriors[0](F.glu(features[0])).chunk(2, 1)
+        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+        state = F.glu(self.start(z))
+        for level, feature in enumerate(features[1:]):
+            prior_mean, prior_log_variance = self.priors[level](state).chunk(2, 1)
+            numbers = self.posteriors[level + 1](F.glu(self.looks[level](state) + feature))
+            mean, log_variance = numbers.chunk(2, 1)
+            z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+            ratio = (log_variance - prior_log_variance).exp() + (mean - prior_mean) ** 2 / prior_log_variance.exp()
+            kl = kl + 0.5 * (ratio - 1 - log_variance + prior_log_variance).sum(1)
+            state = state + F.glu(self.merges[level](state) + self.takes[level](z))
+        logits = self.out(F.glu(self.last(state)))
+        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1) - kl
 
 
 @torch.no_grad()
