@@ -154,8 +154,9 @@ def test_from_the_prior_every_posterior_is_reached():
     model = linear_vae(spread=1.0, classes="prior")
     found = sandwich(model, 60, Annealing(200, 16, 3, 40, "prior"), seed=1)
     exact = log_evidence_mixture(simulate(model, 60, seed=1)[0])
-    assert float((found.lower - exact).mean()) == pytest.approx(0, abs=0.03)
-    assert float((found.upper - exact).mean()) == pytest.approx(0, abs=0.03)
+    assert standard_errors((found.lower - exact).exp()) < 3.5
+    assert standard_errors((exact - found.upper).exp()) < 3.5
+    assert (found.upper - found.lower).mean() < 0.3
 
 
 @pytest.mark.parametrize(("classes", "start"), [(0, "prior"), (3, "posterior")])
@@ -171,7 +172,8 @@ def test_a_discrete_model_against_quadrature_adds_up_to_one(classes, start):
     found = sandwich(model, 150, Annealing(60, 8, 3, 30), seed=1)
     truth = by_quadrature(model, simulate(model, 150, seed=1)[0])
     assert standard_errors((truth - found.upper).exp()) < 3.5
-    assert 0 <= float((found.upper - found.lower).mean()) + 0.003 < 0.05
+    assert standard_errors((found.lower - truth).exp()) < 3.5
+    assert (found.upper - found.lower).mean() < 0.1
 
 
 def test_at_the_exact_posterior_every_chain_has_the_evidence():

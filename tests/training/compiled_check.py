@@ -49,7 +49,7 @@ def lays_out():
 
 def resumes():
     """A training that is interrupted goes on bit for bit, compiled as it was."""
-    arguments = {"engine": "compiled", "steps": 30, "kind": "iwae"}
+    arguments = {"engine": "compiled", "steps": 30}
     with tempfile.TemporaryDirectory() as path:
         root = Path(path)
         whole = straight(root / "whole", **arguments)
