@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,21 @@ def binary_test(data: Dataset, count: int | None = None) -> torch.Tensor:
         return Binarise((1, 28, 28), "dynamic")(raw)
 
 
-def bound(model: VAE, x: torch.Tensor, samples: int, seed: int, batch: int = 50) -> torch.Tensor:
-    """Return L_K in nats for each image, printing as it goes."""
+def bound(
+    model: VAE,
+    x: torch.Tensor,
+    samples: int,
+    seed: int,
+    batch: int = 50,
+    before: Callable[[torch.Tensor], None] = lambda images: None,
+) -> torch.Tensor:
+    """Return L_K in nats for each image, printing as it goes; ``before`` is told which images are next."""
     parts, begin = [], time.monotonic()
     for number, start in enumerate(range(0, len(x), batch)):
         images = x[start : start + batch]
+        before(images)
         parts.append(importance_bound(model, images, samples=samples, seed=seed + number, compiled=True))
-        if number % 20 == 19:
+        if start // 1_000 != (start + batch) // 1_000:
             done = torch.cat(parts)
             print(f"{len(done):,} images  {-done.mean():.3f} nats  {time.monotonic() - begin:.0f} s", flush=True)
     return torch.cat(parts)

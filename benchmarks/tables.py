@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from certificate import RESULTS
 
+Result = dict[str, Any]
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BURDA = "[Burda et al., 2016](https://arxiv.org/abs/1509.00519), table 1"
 TOMCZAK = "[Tomczak and Welling, 2018](https://arxiv.org/abs/1705.07120)"
+NOROUZI = "[Norouzi et al., 2020](https://arxiv.org/abs/2004.04795), table 1"
 PUBLISHED = (
     ("VAE, one layer 200-200 tanh, 50 latents", 86.76, "5,000", BURDA),
     ("IWAE, K = 5, the same network", 85.54, "5,000", BURDA),
     ("IWAE, K = 50, the same network", 84.78, "5,000", BURDA),
     ("VAE, gated 300-300, 40 latents, about 2,000 epochs", 84.45, "5,000", TOMCZAK),
     ("the same with a VampPrior of 500 components", 82.43, "5,000", TOMCZAK),
+    ("the same with a prior over exemplars", 82.09, "5,000", NOROUZI),
 )
-OURS = ("mnist_mlp_10min", "mnist_mlp_30min", "mnist_vampprior")
+OURS = ("mnist_mlp_10min", "mnist_mlp_30min", "mnist_iwae50", "mnist_vampprior", "mnist_exemplar", "mnist_flow")
 HEAD = """# Benchmarks
 
 Written by `python benchmarks/tables.py` from the files in `benchmarks/results`, each with its recipe, commit, machine,
@@ -41,10 +45,23 @@ between our rows, not between papers, which is a difference of the order of the 
 """
 
 
-def read(name: str) -> dict[str, Any] | None:
+def read(name: str) -> Result | None:
     """Return a result, or None where it has not been measured."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def section(*names: str) -> Callable[[Callable[..., list[str]]], Callable[[], list[str]]]:
+    """Give a section of the page the results of these names; without one of them it has no lines."""
+
+    def reading(lines: Callable[..., list[str]]) -> Callable[[], list[str]]:
+        def read_and_write() -> list[str]:
+            found = [read(name) for name in names]
+            return [] if None in found else lines(*found)
+
+        return read_and_write
+
+    return reading
 
 
 def figure(entry: dict[str, Any], factor: float = 1.0, digits: int = 2) -> str:
@@ -64,17 +81,19 @@ def likelihoods() -> list[str]:
     for name in OURS:
         if found := read(name):
             minutes = found["training_seconds"] / 60
-            epochs = sum(stage["epochs"] for stage in found["training"]["stages"])
-            model = f"**sfumato**, {found['recipe']}, {epochs:.0f} epochs, {minutes:.0f} min of training"
+            stages = found["training"]["stages"]
+            epochs = sum(stage["epochs"] for stage in stages)
+            model = (
+                f"**sfumato**, {found['recipe']}, {epochs:.0f} epochs, {stages[-1]['epochs']:.0f} of them IWAE-"
+                f"{stages[-1]['objective']['samples']}, {minutes:.0f} min of training"
+            )
             lines.append(f"| {model} | {figure(found['nll_nats'])} | {found['samples']:,} | `{name}.json` |")
     return [*lines, DIFFERENCES]
 
 
-def ladders() -> list[str]:
+@section("mnist_ladder_10min", "mnist_mlp_10min")
+def ladders(found: Result, flat: Result) -> list[str]:
     """Return the table of the ladder beside the flat model of the same training time."""
-    found, flat = read("mnist_ladder_10min"), read("mnist_mlp_10min")
-    if found is None or flat is None:
-        return []
     lines = [
         "## A ladder beside the flat model, binarised MNIST, -log p(x) in nats",
         "",
@@ -97,11 +116,9 @@ def ladders() -> list[str]:
     ]
 
 
-def emoji() -> list[str]:
+@section("emoji")
+def emoji(found: Result) -> list[str]:
     """Return the table of the ladder beside the flat model on colour pictures."""
-    found = read("emoji")
-    if found is None:
-        return []
     head = [
         "## A ladder beside the flat model, emoji in colour, bits per dimension",
         "",
@@ -126,11 +143,33 @@ def emoji() -> list[str]:
     ]
 
 
-def annealing() -> list[str]:
+@section("dsprites")
+def sprites(found: Result) -> list[str]:
+    """Return the table of how well the factors of dSprites are found."""
+    head = [
+        "## Disentanglement, dSprites, drawn",
+        "",
+        f"{found['recipe']}; fewer steps than the published 300,000 of batch 64. Means of posterior means' scores over "
+        "seeds, ± the standard deviation over seeds (`dsprites.json`).",
+        "",
+        "| method | beta | steps of batch | seeds | MIG | published | DCI disentanglement | completeness |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for name, part in found["methods"].items():
+        run, published = part["runs"][0], found["published_mig"][name]
+        scores = [
+            f"{part[score]['mean']:.3f} ± {part[score]['standard_deviation']:.3f}"
+            for score in ("mig", "disentanglement", "completeness")
+        ]
+        cells = [name, f"{run['beta']:g}", f"{run['steps']:,} of {run['batch']}", str(part["mig"]["n"])]
+        rows.append("| " + " | ".join([*cells, scores[0], f"{published:.2f}", *scores[1:]]) + " |")
+    return [*head, *rows, ""]
+
+
+@section("mnist_evidence")
+def annealing(found: Result) -> list[str]:
     """Return how loose the importance bound is against annealing."""
-    found = read("mnist_evidence")
-    if found is None:
-        return []
     annealed = found["evidence"]["annealed"]
     how = annealed["settings"]
     bound, lower, gap = (annealed[key] for key in ("importance_bound_same_examples", "annealed_bound", "simulated_gap"))
@@ -175,11 +214,9 @@ def conditional() -> list[str]:
     return [*head, "|---|---|---|---|---|", *rows, ""]
 
 
-def cells() -> list[str]:
+@section("counts")
+def cells(found: Result) -> list[str]:
     """Return the table of the likelihoods of counts."""
-    found = read("counts")
-    if found is None:
-        return []
     head = [
         "## Counts: molecules in cells",
         "",
@@ -199,11 +236,9 @@ def cells() -> list[str]:
     return [*head, *rows, simple, ""]
 
 
-def imputation() -> list[str]:
+@section("imputation")
+def imputation(found: Result) -> list[str]:
     """Return the table of what fills missing cells."""
-    found = read("imputation")
-    if found is None:
-        return []
     head = [
         "## Missing cells of a mixed table",
         "",
@@ -227,11 +262,9 @@ def imputation() -> list[str]:
     return [*head, *rows, "", close, ""]
 
 
-def speed() -> list[str]:
+@section("training_speed")
+def speed(found: Result) -> list[str]:
     """Return how fast the training loop is."""
-    found = read("training_speed")
-    if found is None:
-        return []
     head = [
         "## Training loop against the usual script (DataLoader, eager float32, Adam)",
         "",
@@ -245,11 +278,9 @@ def speed() -> list[str]:
     return [*head, "|---|---|", *rows, ""]
 
 
-def together() -> list[str]:
+@section("several")
+def together(found: Result) -> list[str]:
     """Return what several runs in one step cost beside one after another."""
-    found = read("several")
-    if found is None:
-        return []
     cases = {name.replace("_", " "): case for name, case in found.items() if isinstance(case, dict) and "whole" in case}
     steps = {case["whole"]["steps_of_a_training"] for case in cases.values()}
     head = [
@@ -270,10 +301,10 @@ def together() -> list[str]:
     return [*head, *rows, ""]
 
 
-def streaming() -> list[str]:
+@section("streaming")
+def streaming(found: Result) -> list[str]:
     """Return how much memory data take that do not fit, and who waits for whom."""
-    found = read("streaming")
-    if found is None or "epoch" not in found:
+    if "epoch" not in found:
         return []
     epoch, parts = found["epoch"], [found[name] for name in ("array", "resume")]
     rows = [
@@ -307,11 +338,9 @@ def streaming() -> list[str]:
     return [*head, *(f"| {name} | {value} |" for name, value in rows), ""]
 
 
-def start() -> list[str]:
+@section("start")
+def start(found: Result) -> list[str]:
     """Return how long it takes until something happens."""
-    found = read("start")
-    if found is None:
-        return []
     names = {
         "help": "`sfumato --help`",
         "alone": "`sfumato`",
@@ -375,11 +404,9 @@ def race_row(peer: str, entry: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def race() -> list[str]:
+@section("speed")
+def race(found: Result) -> list[str]:
     """Return the tables of every workload, and that of the importance bound."""
-    found = read("speed")
-    if found is None:
-        return []
     lines = [RACE]
     for name, part in found["workloads"].items():
         if name == "bound":
@@ -427,7 +454,7 @@ def bound_race(part: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    sections = [likelihoods(), ladders(), emoji(), annealing(), conditional(), cells(), imputation()]
+    sections = [likelihoods(), ladders(), emoji(), sprites(), annealing(), conditional(), cells(), imputation()]
     sections += [speed(), together(), streaming(), start(), race()]
     PAGE.write_text("\n".join([HEAD, *(line for section in sections for line in section)]).rstrip() + "\n")
     print(PAGE)
