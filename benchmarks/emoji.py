@@ -2,7 +2,7 @@
 
     python benchmarks/emoji.py train flat emoji64.npz /tmp/emoji
     python benchmarks/emoji.py train ladder emoji64.npz /tmp/emoji
-    python benchmarks/emoji.py train pictures emoji64.npz /tmp/emoji
+    python benchmarks/emoji.py train pictures emoji64.npz /tmp/emoji --minutes 26
     python benchmarks/emoji.py compare emoji64.npz /tmp/emoji      writes results/emoji.json
     python benchmarks/emoji.py draw emoji64.npz /tmp/emoji         writes docs/images/emoji.png
 
@@ -192,7 +192,7 @@ def main() -> None:
         part.add_argument("folder", type=Path, help="where the trained models are left and found")
         part.add_argument("--seed", type=int, default=0)
         if name == "draw":
-            part.add_argument("--temperature", type=float, default=1.0, help="of the prior")
+            part.add_argument("--temperature", type=float, default=0.8, help="of the prior")
     args = parser.parse_args()
     {"train": train, "compare": compare, "draw": draw}[args.part](args)
 
