@@ -1,12 +1,12 @@
-"""dSprites, drawn: how well beta-VAE and beta-TC-VAE find its factors, MIG and DCI over several seeds.
+"""dSprites, drawn: how well beta-VAE, beta-TC-VAE and FactorVAE find its factors, MIG and DCI over several seeds.
 
     python benchmarks/dsprites.py train beta /tmp/sprites --seed 0
-    python benchmarks/dsprites.py train beta-tc /tmp/sprites --seed 0      ... and so on, for each seed
+    python benchmarks/dsprites.py train beta-tc /tmp/sprites --seed 0 --beta 30      ... and so on, for each seed
     python benchmarks/dsprites.py score /tmp/sprites                       writes results/dsprites.json
 
-737,280 images, all but 8,192 for training, 10 latents, Bernoulli pixels, one core. The scores are of posterior means,
-with the numbers of examples and bins of disentanglement_lib, DCI with random forests. Published: MIG 0.21 for beta-VAE
-and 0.40 for FactorVAE and beta-TC-VAE, after 300,000 steps of batch 64 of a convolutional network.
+737,280 images at half of their width and height, all but 8,192 for training, 10 latents, Bernoulli pixels, one core.
+The scores are of posterior means, with the numbers of examples and bins of disentanglement_lib, DCI with random
+forests. The aims are of the size of what is published after 300,000 steps of batch 64 of a convolutional network.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from sfumato.data.dsprites import DSprites
 from sfumato.evaluation.factor_scores import disentanglement
 from sfumato.likelihoods import Bernoulli
 from sfumato.models import VAE, Model
-from sfumato.objectives import ELBO, TotalCorrelation
+from sfumato.networks import MLP
+from sfumato.objectives import ELBO, DensityRatio, TotalCorrelation
 from sfumato.recipes import build_vae
 from sfumato.recipes.networks import mlp
 from sfumato.training import Trainer, TrainingConfig
@@ -40,7 +41,7 @@ from sfumato.training import Trainer, TrainingConfig
 SHAPE, LATENT, HELD_OUT, TOGETHER = (1, 32, 32), 10, 4_096, 4_096
 PIXELS = 4  # of the original in one of ours: the reconstruction counts so many times
 TESTED = 1_000  # votes, for a score of the FactorVAE's that is only noted
-METHODS = ("beta", "beta-tc")
+METHODS = ("beta", "beta-tc", "factor")
 PARTS = ("disentanglement", "completeness")  # of DCI
 
 
@@ -70,10 +71,13 @@ class Halved:
 
 def objective(args: argparse.Namespace, size: int) -> Objective:
     """Return the loss of a method."""
-    ramp = WarmUp(args.warmup)
+    beta = args.beta if args.method == "beta" else 1.0
+    elbo = ELBO(beta=beta, schedule=WarmUp(args.warmup), reconstruction=PIXELS)
     if args.method == "beta":
-        return ELBO(beta=args.beta, schedule=ramp, reconstruction=PIXELS)
-    return ELBO(schedule=ramp, reconstruction=PIXELS) + (args.beta - 1) * TotalCorrelation(size)
+        return elbo
+    if args.method == "beta-tc":
+        return elbo + (args.beta - 1) * TotalCorrelation(size)
+    return elbo + args.beta * DensityRatio(MLP((LATENT,), (1,), (256, 256, 256)))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -151,8 +155,10 @@ def score(args: argparse.Namespace) -> None:
             print(method, methods[method]["mig"], methods[method]["disentanglement"])
     seeds = sorted({run["seed"] for found in methods.values() for run in found["runs"]})
     result = {
-        **certificate(recipe="beta-VAE and beta-TC-VAE on dSprites, drawn, 10 latents, one core each", seeds=seeds),
-        "published_mig": {"beta": 0.21, "beta-tc": 0.40},
+        **certificate(
+            recipe="dSprites, drawn, halved to 32x32, fully connected networks, 10 latents, one core each", seeds=seeds
+        ),
+        "aimed_at_mig": {"beta": 0.21, "beta-tc": 0.40, "factor": 0.40},
         "methods": methods,
     }
     print(write_result("dsprites", result))

@@ -1,6 +1,6 @@
 """Write docs/speedrun.md: the rules, and the records in benchmarks/results/speedrun_*.json.
 
-python benchmarks/mnist_mlp.py train mnist.npz /tmp/run --steps 9000 2200 --weight-decay 0.04
+python benchmarks/mnist_mlp.py train mnist.npz /tmp/run --prior flow --batch 400 --steps 6500 1000 --weight-decay 0.04
 python benchmarks/mnist_mlp.py evaluate mnist.npz /tmp/run --name speedrun_cpu
 python benchmarks/speedrun.py
 """
