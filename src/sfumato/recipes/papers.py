@@ -258,6 +258,17 @@ class Paper:
     afterwards: str = ""
 
 
+def regularised(decoder: str, change: Callable[[Network], Network]) -> Paper:
+    """Return the regularised autoencoder with that kind of ``decoder``, which ``change`` makes of the usual one."""
+    return Paper(
+        f"no noise, small codes, {decoder}",
+        "Ghosh et al., 2020, arXiv:1903.12436",
+        lambda setting: autoencoder(setting, change),
+        lambda setting: reconstruction(setting) + setting.beta * PriorEnergy(),
+        1e-2,
+    )
+
+
 PAPERS: dict[str, Paper] = {
     "vae": Paper("N(0, I), a Gaussian posterior, the ELBO", "Kingma and Welling, 2014, arXiv:1312.6114"),
     "ae": Paper("no noise, no prior", "Hinton and Salakhutdinov, 2006, Science", autoencoder, reconstruction, None),
@@ -415,27 +426,9 @@ PAPERS: dict[str, Paper] = {
         "Makhzani et al., 2016, arXiv:1511.05644",
         objective=lambda setting: reconstruction(setting) + setting.beta * AdversarialPrior(discriminator(setting)),
     ),
-    "rae-l2": Paper(
-        "no noise, small codes, small weights of the decoder",
-        "Ghosh et al., 2020, arXiv:1903.12436",
-        lambda setting: autoencoder(setting, lambda network: Penalised(network, weights=1e-6)),
-        lambda setting: reconstruction(setting) + setting.beta * PriorEnergy(),
-        1e-2,
-    ),
-    "rae-gp": Paper(
-        "no noise, small codes, a decoder of small slope",
-        "Ghosh et al., 2020, arXiv:1903.12436",
-        lambda setting: autoencoder(setting, lambda network: Penalised(network, gradient=1e-3)),
-        lambda setting: reconstruction(setting) + setting.beta * PriorEnergy(),
-        1e-2,
-    ),
-    "rae-sn": Paper(
-        "no noise, small codes, a decoder whose layers stretch nothing",
-        "Ghosh et al., 2020, arXiv:1903.12436",
-        lambda setting: autoencoder(setting, SpectralNorm),
-        lambda setting: reconstruction(setting) + setting.beta * PriorEnergy(),
-        1e-2,
-    ),
+    "rae-l2": regularised("small weights of the decoder", lambda network: Penalised(network, weights=1e-6)),
+    "rae-gp": regularised("a decoder of small slope", lambda network: Penalised(network, gradient=1e-3)),
+    "rae-sn": regularised("a decoder whose layers stretch nothing", SpectralNorm),
     # other distances between images
     "vae-gan": Paper(
         "distances in the features of a discriminator, and its verdict",
