@@ -82,7 +82,8 @@ class Exemplar(NeedsWhole, KeepsExamples, Prior):
     def without(self, x: Tensor) -> GaussianMixture:
         """Return p(z | all but x) for each of a batch of training examples, of batch shape (batch,)."""
         rows = self._drawn() if self.training else self.kept(self.log_variance)
-        ours, theirs = rows.flatten(1).double(), x.flatten(1).double()
+        exact = torch.float64 if not self.radius else rows.dtype  # equality needs more digits than a distance does
+        ours, theirs = rows.flatten(1).to(exact), x.flatten(1).to(exact)
         norms = theirs.square().sum(-1, keepdim=True) + ours.square().sum(-1)
         squares = norms - 2 * theirs @ ours.T
         same = squares <= self.radius**2 + 1e-6 * norms
