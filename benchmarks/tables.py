@@ -153,7 +153,7 @@ def sprites(found: Result) -> list[str]:
         f"{found['recipe']}; papers take 300,000 steps of batch 64. Scores of posterior means, mean ± standard "
         "deviation over seeds (`dsprites.json`).",
         "",
-        "| method | beta | steps of batch | seeds | MIG | aim | DCI disentanglement | completeness |",
+        "| method | weights in turn | steps of batch | seeds | MIG | aim | DCI disentanglement | completeness |",
         "|---|---|---|---|---|---|---|---|",
     ]
     rows = []
@@ -163,7 +163,12 @@ def sprites(found: Result) -> list[str]:
             f"{part[score]['mean']:.3f} ± {part[score]['standard_deviation']:.3f}"
             for score in ("mig", "disentanglement", "completeness")
         ]
-        cells = [name, f"{run['beta']:g}", f"{run['steps']:,} of {run['batch']}", str(part["mig"]["n"])]
+        cells = [
+            name,
+            ", ".join(f"{beta:g}" for beta in run["betas"]),
+            f"{run['steps']:,} of {run['batch']}",
+            str(part["mig"]["n"]),
+        ]
         rows.append("| " + " | ".join([*cells, scores[0], f"{aim:.2f}", *scores[1:]]) + " |")
     return [*head, *rows, ""]
 
