@@ -38,7 +38,7 @@ PRIORS = {
     "standard": lambda: StandardNormal(LATENT),
     "vamp": lambda: VampPrior(LATENT, SHAPE, components=500),
     "flow": lambda: Flow(LATENT, "coupling", transforms=6, hidden=(128, 128)),
-    "exemplar": lambda: Exemplar(LATENT, SHAPE, exemplars=25_000, subset=800, radius=7.0),
+    "exemplar": lambda: Exemplar(LATENT, SHAPE, exemplars=25_000, nearest=2, drawn=True),
 }
 PUBLISHED = {"standard": 84.45, "vamp": 82.43, "flow": None, "exemplar": 82.09}
 

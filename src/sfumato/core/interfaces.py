@@ -85,6 +85,9 @@ class Prior(Conditional):
     def forward(self, y: Tensor | None = None) -> Distribution:
         """Return p(z | y) with batch shape (batch,), or without ``y`` p(z) with batch shape ()."""
 
+    def accept_step(self) -> None:
+        """Take over what the model has become; called after a step that was not skipped."""
+
 
 class Posterior(Conditional):
     """q(z | x), or q(z | x, y)."""

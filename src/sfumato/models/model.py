@@ -227,8 +227,11 @@ class Model(nn.Module, ABC):
         return self.coloured(torch.stack([mix(*ends, weight) for weight in weights]))
 
     def accept_step(self) -> None:
-        """Let the parts take over statistics of a training batch whose step was not skipped."""
+        """Let the parts take over what a step of training that was not skipped leaves."""
         self.likelihood.accept_step()
+        for part in self.modules():
+            if isinstance(part, Prior):
+                part.accept_step()
 
     def _labels(self, n: int, label: int | Tensor | None, device: torch.device) -> Tensor | None:
         """Return class numbers (n,) or None; refuse labels that there are not."""

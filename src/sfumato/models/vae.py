@@ -98,7 +98,7 @@ class _Flat(Inference):
         self.model, self.x, self.y = model, x, y
         self.posterior = model.posterior(x, y)
         without = getattr(model.prior, "without", None) if model.training else None
-        self.prior = without(x) if without else model.prior(y)
+        self.prior = without(x, self.posterior) if without else model.prior(y)
         if getattr(self.posterior, "codes", None) is not None:
             self.prior = self.prior.knowing(self.posterior)
 

@@ -21,4 +21,5 @@ def start_parts(model: Model, preprocessing: Preprocessing, dataset: Dataset, se
         order = torch.randperm(len(train))
         for part in parts:
             raw, _ = train.batch(order[: part.starts_from])
-            part.start_from(preprocessing(raw))  # type: ignore[operator]
+            seen = preprocessing.expected(raw) if getattr(part, "drawn", False) else preprocessing(raw)
+            part.start_from(seen)  # type: ignore[operator]

@@ -1,7 +1,7 @@
 r"""What examples of one batch do to each other, where the batch is spread over processes.
 
 A part that averages over the batch, the optimal variance of a likelihood for instance, gets a mean over all processes.
-An objective that compares the examples of a batch, the total correlation for instance, gets the rows of all of them.
+What compares the examples of a batch, the total correlation for instance, gets the rows of all of them.
 With the rows r_1 ... r_B of the batch, of which this process has those in P and the others are constants here,
 
     sum over the processes of  d f(r_1, ..., r_B) / d r_P   is the gradient of f,
@@ -55,7 +55,7 @@ class Coupling:
         self.objective, self._mean, self._rows = objective, BatchMean(processes), BatchRows(processes)
         self.found = False
         if processes.several:
-            self.found = _average_over(model, self._mean)
+            self.found = _average_over(model, self._mean) | _gather_with(model, self._rows)
             for part in objective.modules():
                 if isinstance(part, Objective):
                     part.gather = self._rows
@@ -68,6 +68,7 @@ class Coupling:
     def release(self, model: nn.Module) -> None:
         """Let the parts of ``model`` and the objective go back to the batch that they are given."""
         _average_over(model, torch.mean)
+        _gather_with(model, None)
         for part in self.objective.modules():
             if isinstance(part, Objective):
                 part.gather = None
@@ -78,4 +79,12 @@ def _average_over(model: nn.Module, mean: Callable[[Tensor], Tensor]) -> bool:
     coupled = [module for module in model.modules() if hasattr(module, "batch_mean")]
     for module in coupled:
         module.batch_mean = mean  # type: ignore[assignment]
+    return bool(coupled)
+
+
+def _gather_with(model: nn.Module, gather: BatchRows | None) -> bool:
+    """Let ``gather`` be how parts of the model get the rows of the whole batch; return whether one of them needs it."""
+    coupled = [module for module in model.modules() if hasattr(module, "batch_rows")]
+    for module in coupled:
+        module.batch_rows = gather  # type: ignore[assignment]
     return bool(coupled)
