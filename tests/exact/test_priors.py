@@ -7,6 +7,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from densities import cell_masses
@@ -15,6 +16,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from sfumato.core.errors import UserError
 from sfumato.core.spec import from_spec, to_spec
+from sfumato.data import Binarise, Dataset
 from sfumato.evaluation.bounds import class_bounds, importance_bound
 from sfumato.likelihoods import Gaussian
 from sfumato.models import VAE
@@ -31,6 +33,8 @@ from sfumato.priors import (
     UniformSphere,
     VampPrior,
 )
+from sfumato.priors.exemplar import TURNS, least
+from sfumato.recipes.starting import start_parts
 
 DIMS, LATENT = 5, 2
 
@@ -215,9 +219,10 @@ def test_in_training_an_example_is_left_out_of_its_own_prior() -> None:
 def test_what_lies_within_the_radius_counts_as_itself() -> None:
     model, rows = exemplars(radius=0.5)
     x = rows[[1]] + 0.1
-    kept = model.prior.without(x).log_weights[0]
+    kept = model.prior.without(x, model.posterior(x)).log_weights[0]
     assert kept.isinf().sum() == 1
-    assert model.prior.without(rows[[1]] + 5.0).log_weights.isfinite().all()
+    far = rows[[1]] + 5.0
+    assert model.prior.without(far, model.posterior(far)).log_weights.isfinite().all()
 
 
 def test_a_training_step_sees_a_random_subset_without_bias() -> None:
@@ -228,6 +233,79 @@ def test_a_training_step_sees_a_random_subset_without_bias() -> None:
     exact = around(model, z, rows).exp().item()
     assert abs(float(found.mean()) - exact) < 5 * float(found.std()) / 700**0.5 + 1e-4 * exact
     assert found.std() > 0
+
+
+@pytest.mark.parametrize(("size", "count"), [(7, 2), (100, 1), (101, 5), (950, 7), (3, 3)])
+def test_the_least_of_many_are_found_in_blocks(size: int, count: int) -> None:
+    values = torch.randn(20, size)
+    found, expected = least(values, count), values.topk(count, largest=False).indices
+    assert torch.equal(found.sort().values, expected.sort().values)
+
+
+def remembering(count: int, **more) -> tuple[VAE, Tensor]:
+    model, rows = exemplars(count, **more)
+    for _ in range(TURNS):
+        model.accept_step()
+    return model, rows
+
+
+def test_in_training_a_batch_sees_the_exemplars_nearest_to_its_codes_with_the_weights_of_all() -> None:
+    model, rows = remembering(6, nearest=2)
+    x = torch.cat([rows[[4]], torch.randn(2, DIMS).double()])
+    codes, own = model.posterior(rows).mean, model.posterior(x).mean
+    chosen = set(torch.cdist(own, codes).argsort(-1)[:, :2].flatten().tolist())
+    assert 4 in chosen and len(chosen) < 6
+    z = torch.randn(3, 3, LATENT).double()
+    level = model.infer(x).levels(z)[0]
+    found = level.prior.log_prob(z)
+    for row in range(3):
+        seen = sorted(chosen - {4}) if row == 0 else sorted(chosen)
+        weight = math.log(len(seen) / 6)
+        torch.testing.assert_close(
+            found[:, row], weight + around(model, z[:, row], rows[seen]), rtol=1e-4, atol=1e-4, msg=str(row)
+        )
+    assert (found[:, 1:] < model.eval().prior().log_prob(z)[:, 1:]).all()
+
+
+def test_nearest_exemplars_teach_the_encoder() -> None:
+    """A term that is chosen carries the gradient of its own mean."""
+    model, rows = remembering(6, nearest=6)
+    z = torch.randn(1, 1, LATENT).double()
+    x = torch.randn(1, DIMS).double()
+    first = next(model.posterior.parameters())
+    (found,) = torch.autograd.grad(model.prior.without(x, model.posterior(x)).log_prob(z).sum(), first)
+    (expected,) = torch.autograd.grad(around(model, z[:, 0], rows).sum(), first)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_code_is_computed_anew_within_a_hundred_steps() -> None:
+    model, rows = exemplars(250, nearest=2)
+    codes = model.posterior(rows).mean.detach()
+    model.accept_step()
+    right = torch.isclose(model.prior.codes, codes).all(-1)
+    assert torch.equal(right, torch.arange(250) < 3)
+    for _ in range(TURNS - 1):
+        model.accept_step()
+    torch.testing.assert_close(model.prior.codes, codes)
+
+
+def test_what_an_example_may_have_been_drawn_from_is_left_out() -> None:
+    probabilities = torch.tensor([[0.0, 1.0, 0.5, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5, 0.0], [0.3, 0.3, 0.3, 0.3, 0.3]])
+    model = vae(Exemplar(LATENT, (DIMS,), 3, nearest=3, drawn=True))
+    model.prior.start_from(probabilities)
+    x = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).double()
+    found = model.prior.without(x, model.posterior(x)).log_weights.isinf()
+    assert found.tolist() == [[True, False, True], [False, False, True], [False, False, True]]
+
+
+def test_exemplars_of_drawn_data_are_probabilities() -> None:
+    images = np.full((30, 1, 2, 2), 51, np.uint8)
+    dataset = Dataset("grey", images, None, {"train": np.arange(30), "validation": np.arange(0), "test": np.arange(0)})
+    preprocessing = Binarise((1, 2, 2), "dynamic")
+    for drawn, values in ((True, {0.2}), (False, {0.0, 1.0})):
+        prior = Exemplar(LATENT, (1, 2, 2), 20, drawn=drawn)
+        start_parts(prior, preprocessing, dataset, seed=0)
+        assert {round(value, 6) for value in prior.rows.flatten().tolist()} == values
 
 
 def test_a_stored_model_contains_its_exemplars() -> None:

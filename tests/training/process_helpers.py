@@ -17,9 +17,9 @@ from sfumato.data import InMemory
 from sfumato.likelihoods import Gaussian
 from sfumato.models import VAE
 from sfumato.networks import MLP
-from sfumato.objectives import ELBO
+from sfumato.objectives import ELBO, PriorEnergy
 from sfumato.posteriors import Dirac
-from sfumato.priors import StandardNormal
+from sfumato.priors import Exemplar, StandardNormal
 
 
 class Team:
@@ -86,26 +86,28 @@ def exact(kind):
     """Return a ``change`` for :func:`trainer`: float64, and noise of the example or none."""
 
     def change(model, objective, train, validation, preprocessing):
-        if kind == "dirac":
+        if kind in ("dirac", "exemplars"):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                model = VAE(
-                    StandardNormal(4), Dirac(MLP((DIM,), (4,))), MLP((4,), (1, DIM)), Gaussian((DIM,), "shared")
-                )
-            objective = ELBO(beta=0.0)
+                prior = StandardNormal(4) if kind == "dirac" else Exemplar(4, (DIM,), 20, nearest=2)
+                model = VAE(prior, Dirac(MLP((DIM,), (4,))), MLP((4,), (1, DIM)), Gaussian((DIM,), "shared"))
+            objective = ELBO(beta=0.0) if kind == "dirac" else ELBO(beta=0.0) + PriorEnergy()
         model = model.double()
-        model.terms = types.MethodType(terms_of_the_example, model) if kind != "dirac" else model.terms
+        if kind not in ("dirac", "exemplars"):
+            model.terms = types.MethodType(terms_of_the_example, model)
         parts = [InMemory(each.x.double() / each.x.abs().max(), each.y) for each in (train, validation)]
         if kind in ("conditional", "iwae"):
             parts = [InMemory(each.x.round(), each.y) for each in parts]
+        if kind == "exemplars":
+            model.prior.start_from(parts[0].x[:20])
         return model, objective, *parts, Plain()
 
     return change
 
 
 def exact_trainer(kind, folder=None, **arguments):
-    """Return a trainer in float64 of one of :data:`KINDS` or of "dirac"."""
-    basis = "optimal" if kind == "dirac" else kind
+    """Return a trainer in float64 of one of :data:`KINDS`, or of "dirac" or "exemplars"."""
+    basis = "optimal" if kind in ("dirac", "exemplars") else kind
     return trainer(folder, kind=basis, change=exact(kind), **arguments)
 
 

@@ -15,8 +15,8 @@ def parts(kind):
     diagonal = DiagonalGaussian(*(MLP((DIM,), (LATENT,), hidden=(8,)) for _ in range(2)))
     if kind == "vamp":
         return VampPrior(LATENT, (DIM,), 5), diagonal
-    if kind == "exemplar":
-        return Exemplar(LATENT, (DIM,), 30, subset=10), diagonal
+    if kind in ("exemplar", "nearest"):
+        return Exemplar(LATENT, (DIM,), 30, subset=10, nearest=2 * (kind == "nearest")), diagonal
     if kind == "flow":
         return Flow(LATENT, transforms=2, hidden=(8,)), FlowPosterior(diagonal, "iaf", 2, hidden=(8,))
     return StandardNormal(LATENT), VectorQuantiser(MLP((DIM,), (LATENT,), hidden=(8,)), codes=6, quantisers=2)
@@ -27,14 +27,14 @@ def with_parts(kind):
         with fixed_noise(3):
             prior, posterior = parts(kind)
             model = VAE(prior, posterior, model.decoder, model.likelihood)
-            if kind == "exemplar":
+            if kind in ("exemplar", "nearest"):
                 prior.start_from(preprocessing(train.x[:30]))
         return model, ELBO(beta=0) if kind == "quantiser" else objective, train, validation, preprocessing
 
     return change
 
 
-@pytest.mark.parametrize("kind", ["vamp", "exemplar", "flow", "quantiser"])
+@pytest.mark.parametrize("kind", ["vamp", "exemplar", "nearest", "flow", "quantiser"])
 def test_a_stop_changes_nothing(kind, tmp_path):
     how = {"kind": "iwae", "change": with_parts(kind), "steps": 20}
     whole = straight(tmp_path / "whole", **how)

@@ -47,7 +47,7 @@ EXACT = {**SHORT, "batch_size": 40, "clip_norm": 5.0}
 def alone():
     """What one process finds, by kind, which is another thing for another seed."""
     found = {}
-    for kind in ("dirac", "conditional", "iwae", "optimal"):
+    for kind in ("dirac", "exemplars", "conditional", "iwae", "optimal"):
         found[kind], other = (fitted(exact_trainer(kind, **EXACT, seed=seed)) for seed in (5, 6))
         assert distance(found[kind]["numbers"], other["numbers"]) > 1e-4
     return found

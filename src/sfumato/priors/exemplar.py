@@ -145,7 +145,7 @@ class Exemplar(NeedsWhole, KeepsExamples, Prior):
         norms = ours.square().sum(-1)
         found = [
             least(torch.addmm(norms, part, ours.T, alpha=-2), min(self.nearest, len(ours)))
-            for part in theirs.split(SEARCHED)
+            for part in torch.split(theirs, SEARCHED)
         ]
         chosen = torch.cat(found).flatten().sort().values
         again = torch.cat([chosen.new_zeros(1, dtype=torch.bool), chosen[1:] == chosen[:-1]])
@@ -169,9 +169,9 @@ def least(values: Tensor, count: int) -> Tensor:
     """
     size = values.shape[-1]
     whole = nn.functional.pad(values, (0, -size % BLOCK), value=math.inf) if size % BLOCK else values
-    blocks = whole.unflatten(-1, (-1, BLOCK))
+    blocks = whole.reshape(len(values), -1, BLOCK)
     some = min(count, blocks.shape[-2])
     near = blocks.amin(-1).topk(some, largest=False).indices
     inside = blocks.gather(-2, near.unsqueeze(-1).expand(-1, -1, BLOCK)).flatten(-2)
-    place = inside.topk(count, largest=False).indices
+    place: Tensor = inside.topk(count, largest=False).indices
     return near.gather(-1, place // BLOCK) * BLOCK + place % BLOCK
