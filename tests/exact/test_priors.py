@@ -254,7 +254,8 @@ def test_in_training_a_batch_sees_the_exemplars_nearest_to_its_codes_with_the_we
     x = torch.cat([rows[[4]], torch.randn(2, DIMS).double()])
     codes, own = model.posterior(rows).mean, model.posterior(x).mean
     chosen = set(torch.cdist(own, codes).argsort(-1)[:, :2].flatten().tolist())
-    assert 4 in chosen and len(chosen) < 6
+    assert 4 in chosen
+    assert len(chosen) < 6
     z = torch.randn(3, 3, LATENT).double()
     level = model.infer(x).levels(z)[0]
     found = level.prior.log_prob(z)
@@ -294,7 +295,7 @@ def test_what_an_example_may_have_been_drawn_from_is_left_out() -> None:
     model = vae(Exemplar(LATENT, (DIMS,), 3, nearest=3, drawn=True))
     model.prior.start_from(probabilities)
     x = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).double()
-    found = model.prior.without(x, model.posterior(x)).log_weights.isinf()
+    found = model.prior.without(x, model.posterior(x)).log_weights.isinf()[:, ::3]  # each example chose all three
     assert found.tolist() == [[True, False, True], [False, False, True], [False, False, True]]
 
 
