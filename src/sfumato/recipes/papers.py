@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sfumato.core.errors import UserError
 from sfumato.core.interfaces import Likelihood, Network, Objective, Posterior, Prior
 from sfumato.core.schedules import Constant, WarmUp
+from sfumato.likelihoods import Bernoulli
 from sfumato.models import VAE, Model
 from sfumato.networks import MLP, Composed, Penalised, SpectralNorm
 from sfumato.objectives import (
@@ -46,7 +47,8 @@ from sfumato.recipes.vae import Condition, build_vae
 
 FREE_BITS = 0.1  # nats for each latent dimension, when careful
 WARM, WARM_CAREFUL = 1, 3  # tenths of the steps
-COMPONENTS = 500  # of a VampPrior; exemplars of a step
+COMPONENTS = 500  # of a VampPrior
+NEAREST = 10  # exemplars that an example chooses
 CENTROIDS = 100  # of a learned metric
 
 
@@ -170,8 +172,9 @@ def vamp_prior(setting: Setting) -> Model:
 
 def exemplar_prior(setting: Setting) -> Model:
     """Return the model whose prior is a mixture around the codes of the training examples."""
+    drawn = isinstance(setting.likelihood, Bernoulli)
     shape, examples = setting.likelihood.shape, setting.examples
-    return assembled(setting, Exemplar(setting.latent_dim, shape, examples, min(COMPONENTS, examples)))
+    return assembled(setting, Exemplar(setting.latent_dim, shape, examples, nearest=NEAREST, drawn=drawn))
 
 
 def seen_by_both(setting: Setting) -> Model:
