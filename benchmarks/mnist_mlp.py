@@ -85,7 +85,7 @@ class NearestExemplars(Prior):
 
     Args:
         model: with exemplars as its prior.
-        count: how many terms.
+        count: how many terms each image chooses; what one chooses all see.
     """
 
     def __init__(self, model: VAE, count: int) -> None:
@@ -97,13 +97,14 @@ class NearestExemplars(Prior):
         self.found = self.everything = everything
 
     def choose(self, images: torch.Tensor) -> None:
-        """Take the terms nearest to any of these images."""
+        """Take the terms nearest to each of these images."""
         weights, means, scale = self.everything.log_weights, self.everything.means, self.everything.scale
         assert scale is not None
         with torch.no_grad():
-            distance = torch.cdist(self.encoder(images).mean, means).amin(0)
-        near = distance.topk(self.count, largest=False).indices
-        self.found = GaussianMixture(weights[near], means[near], scale[near])
+            distance = torch.cdist(self.encoder(images).mean, means)
+        near = distance.topk(self.count, largest=False).indices.flatten().sort().values
+        again = torch.cat([near.new_zeros(1, dtype=torch.bool), near[1:] == near[:-1]])  # so that the number stays
+        self.found = GaussianMixture(torch.where(again, -torch.inf, weights[near]), means[near], scale[near])
 
     def forward(self, y: torch.Tensor | None = None) -> GaussianMixture:
         """Return the chosen terms."""
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--iwae-share", type=float, default=0.35, help="of the time that is trained on that bound")
     parser.add_argument("--steps", type=int, nargs=2, help="of the two parts, instead of what fits into --minutes")
     parser.add_argument("--samples", type=int, default=5000, help="K of the bound that is reported")
-    parser.add_argument("--nearest", type=int, default=1_000, help="exemplars whose terms of p(z) ten images share")
+    parser.add_argument("--nearest", type=int, default=200, help="exemplars whose terms of p(z) an image chooses")
     parser.add_argument("--every", type=int, default=1, help="evaluate every so many test images")
     args = parser.parse_args()
     {"train": train, "evaluate": evaluate}[args.part](args)
