@@ -1,6 +1,6 @@
 """dSprites, drawn: how well beta-VAE, beta-TC-VAE and FactorVAE find its factors, MIG and DCI over several seeds.
 
-    python benchmarks/dsprites.py train beta /tmp/sprites --seed 0 --betas 40 20 10
+    python benchmarks/dsprites.py train beta /tmp/sprites --seed 0 --betas 40 20 10 --steps 2500 --lr 4e-3
     python benchmarks/dsprites.py train beta-tc /tmp/sprites --seed 0 --betas 100 40 20 10      ... for each seed
     python benchmarks/dsprites.py score /tmp/sprites                       writes results/dsprites.json
 
